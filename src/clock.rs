@@ -1,0 +1,170 @@
+//! The only reader of the wall clock and of the monotonic clock.
+//!
+//! Everything else is given a [`Timestamp`] or a [`Clock`], so that a test can drive an hour of
+//! token life in a microsecond and nothing has to sleep.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+/// A moment of wall-clock time, in milliseconds since the Unix epoch. The arithmetic saturates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// From milliseconds since the Unix epoch.
+    pub const fn from_unix_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn unix_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch.
+    pub const fn unix_secs(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// How long from `self` until `later`; zero if that is past.
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_millis(later.0.saturating_sub(self.0))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(at: Timestamp) -> Self {
+        UNIX_EPOCH + Duration::from_millis(at.0)
+    }
+}
+
+/// The machine's clock, or one that a test moves by hand.
+#[derive(Clone)]
+pub struct Clock(Option<Arc<watch::Sender<Timestamp>>>);
+
+impl Clock {
+    /// The machine's clock.
+    pub const fn system() -> Self {
+        Self(None)
+    }
+
+    /// A clock that stands at `at` until [`Clock::advance`] moves it. Clones share it.
+    pub fn manual(at: Timestamp) -> Self {
+        Self(Some(Arc::new(watch::Sender::new(at))))
+    }
+
+    /// The current wall-clock time, with the kernel's coarse resolution (1 to 4 ms).
+    ///
+    /// It is read on every request, where the precise clock costs four times as much.
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            None => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+                let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+                Timestamp(secs * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000)
+            }
+            Some(manual) => *manual.borrow(),
+        }
+    }
+
+    /// Moves a manual clock forward and wakes every sleeper whose time has come.
+    ///
+    /// # Panics
+    /// On the machine's clock, which nobody can move.
+    pub fn advance(&self, by: Duration) {
+        let manual = self.0.as_ref().expect("only a manual clock is moved by hand");
+        manual.send_modify(|now| *now = *now + by);
+    }
+
+    /// Returns when the wall clock has reached `deadline`.
+    ///
+    /// The wait is cut into pieces of at most [`RECHECK`], and the wall clock is read after each:
+    /// a monotonic timer stands still while the machine is suspended, and knows no clock step.
+    pub async fn sleep_until(&self, deadline: Timestamp) {
+        if let Some(manual) = &self.0 {
+            let mut now = manual.subscribe();
+            now.wait_for(|now| *now >= deadline).await.expect("self holds the sender");
+            return;
+        }
+        loop {
+            let left = self.now().until(deadline);
+            if left.is_zero() {
+                return;
+            }
+            #[allow(clippy::disallowed_methods, reason = "this is the one place that may sleep")]
+            tokio::time::sleep(left.min(RECHECK)).await;
+        }
+    }
+
+    /// `sleep_until(now + by)`.
+    pub async fn sleep(&self, by: Duration) {
+        self.sleep_until(self.now() + by).await;
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Clock::manual" } else { "Clock::system" })
+    }
+}
+
+/// The longest time between two looks at the wall clock while sleeping.
+pub const RECHECK: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        assert_eq!(START - Duration::MAX, Timestamp(0));
+        assert_eq!(START + Duration::MAX, Timestamp(u64::MAX));
+        assert_eq!((START + Duration::from_secs(1)).until(START), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_system_clock_is_within_a_tick_of_the_precise_one() {
+        #[allow(clippy::disallowed_methods, reason = "this is what it is compared with")]
+        let precise = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let coarse = u128::from(Clock::system().now().unix_millis());
+        assert!(precise.abs_diff(coarse) < 1000, "coarse {coarse}, precise {precise}");
+    }
+
+    #[tokio::test]
+    async fn a_manual_sleeper_wakes_exactly_at_its_deadline() {
+        let clock = Clock::manual(START);
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move {
+                clock.sleep(Duration::from_secs(60)).await;
+                clock.now()
+            }
+        });
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(59));
+        tokio::task::yield_now().await;
+        assert!(!sleeper.is_finished(), "woke a second early");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(sleeper.await.unwrap(), START + Duration::from_secs(60));
+    }
+}

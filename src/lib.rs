@@ -1,0 +1,6 @@
+//! Ringbearer: a transparent authenticating reverse proxy for the RingCentral API.
+
+pub mod clock;
+pub mod secret;
+pub mod settings;
+pub mod token;

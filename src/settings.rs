@@ -1,0 +1,195 @@
+//! Settings: what was configured, ready to use. Secrets have been read, defaults applied, names
+//! resolved and contradictions refused; nothing later has to ask "what if it is missing".
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Authority;
+
+use crate::secret::Secret;
+
+/// Everything `serve` needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The side that apps talk to.
+    pub proxy: ProxySettings,
+    /// The side that RingCentral is on.
+    pub upstream: UpstreamSettings,
+    /// Whose tokens there are. Never empty; the names are unique.
+    pub identities: Vec<Arc<IdentitySettings>>,
+    /// Where token sets are kept.
+    pub store: StoreSettings,
+    /// How to log.
+    pub log: LogSettings,
+}
+
+/// `[proxy]`: the side that apps talk to.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Certificate and key, if apps speak TLS to the proxy.
+    pub tls: Option<InboundTls>,
+    /// Whether clear-text HTTP/2 (prior knowledge) is accepted.
+    pub h2c: bool,
+    /// Worker threads, each with its own runtime, listener and upstream pool.
+    pub workers: NonZeroUsize,
+    /// How long a request may wait for a token before it gets 503.
+    pub token_wait: Duration,
+    /// The longest request body that is kept for a replay.
+    pub max_replay_bytes: usize,
+    /// Memory that all kept bodies together may use.
+    pub replay_memory: usize,
+    /// How long a client may take to send a request head, and how long a connection may idle.
+    pub client_idle_timeout: Duration,
+    /// How long the end waits for requests in flight.
+    pub drain_timeout: Duration,
+}
+
+/// `[proxy.tls]`.
+#[derive(Clone, Debug)]
+pub struct InboundTls {
+    /// PEM file with the certificate chain.
+    pub certificate_file: PathBuf,
+    /// PEM file with the private key.
+    pub key_file: PathBuf,
+}
+
+/// `[upstream]`: the side that RingCentral is on.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    /// Where requests go. The only origin that a token is ever sent to.
+    pub origin: Origin,
+    /// A PEM file with the CAs to trust instead of the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// An HTTP proxy to reach the origin through (CONNECT). Never taken from the environment.
+    pub http_proxy: Option<Uri>,
+    /// Whether to offer HTTP/2 by ALPN.
+    pub http2: bool,
+    /// How long a connection may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long RingCentral may take to begin an answer once it has the whole request.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+}
+
+/// Scheme and authority: where a connection goes and what `Host` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Whether the connection is TLS.
+    pub tls: bool,
+    /// Host, and port where it is not the scheme's own.
+    pub authority: Authority,
+}
+
+impl Origin {
+    /// The host without port and without the brackets of an IPv6 literal.
+    pub fn host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
+    }
+
+    /// The port, the scheme's own if none is written.
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(if self.tls { 443 } else { 80 })
+    }
+}
+
+/// `[application.NAME]`: a RingCentral app, to whom the budget of token requests belongs.
+#[derive(Clone, Debug)]
+pub struct ApplicationSettings {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `client_id` from the developer console.
+    pub client_id: String,
+    /// The client secret; a public client (PKCE) has none.
+    pub client_secret: Option<Secret>,
+    /// The token endpoint.
+    pub token_url: Uri,
+    /// The revocation endpoint.
+    pub revoke_url: Uri,
+    /// Token requests allowed in any 60 s, over all identities.
+    pub token_requests_per_minute: NonZeroU32,
+}
+
+/// `[identity.NAME]`: whose tokens.
+#[derive(Clone, Debug)]
+pub struct IdentitySettings {
+    /// Its name in the configuration, in logs and in the store.
+    pub name: String,
+    /// The application it logs in with.
+    pub application: Arc<ApplicationSettings>,
+    /// What opens a session.
+    pub credential: Credential,
+    /// `endpoint_id`: one stable name for this instance of the application.
+    pub endpoint_id: Option<String>,
+    /// `access_token_ttl` to ask for.
+    pub access_token_ttl: Option<Duration>,
+    /// `refresh_token_ttl` to ask for; zero means that no refresh token is wanted.
+    pub refresh_token_ttl: Option<Duration>,
+    /// `scope` to ask for.
+    pub scope: Option<String>,
+}
+
+/// What opens a session (RFC 6749 §1.3, RFC 7523).
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A JWT from the developer console: opens a new session any time.
+    Jwt(Secret),
+    /// A refresh token from elsewhere: good once, to adopt its session.
+    RefreshToken(Secret),
+    /// An authorization code: good once.
+    AuthorizationCode {
+        /// The code.
+        code: Secret,
+        /// The redirect URI it was issued to.
+        redirect_uri: String,
+        /// The PKCE verifier (RFC 7636), if a challenge was sent.
+        code_verifier: Option<Secret>,
+    },
+    /// User name and password (legacy): opens a new session any time.
+    Password {
+        /// Phone number or e-mail address.
+        username: String,
+        /// Extension number, if the user name is a phone number.
+        extension: Option<String>,
+        /// The password.
+        password: Secret,
+    },
+    /// The application's own session: opens a new one any time.
+    ClientCredentials,
+}
+
+/// `[store]`: where token sets are kept.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// One file per identity in this directory.
+    File {
+        /// The directory, created with mode 0700 if absent.
+        directory: PathBuf,
+    },
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// Filter in the syntax of `tracing-subscriber`'s `EnvFilter`.
+    pub filter: String,
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// Whether each request gets its line (at info).
+    pub requests: bool,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,108 @@
+//! What a RingCentral session consists of: access token, refresh token, and the generation that
+//! counts an identity's token sets.
+//!
+//! The types here know no IO. [`slot`] is how a set reaches the threads that serve requests.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+pub mod slot;
+
+/// The bearer credential of API requests (RFC 6749 §1.4).
+#[derive(Clone, Debug)]
+pub struct AccessToken(Secret);
+
+/// The credential that buys the next [`TokenSet`] (RFC 6749 §1.5). At RingCentral it is good for one use.
+#[derive(Clone, Debug)]
+pub struct RefreshToken(Secret);
+
+macro_rules! secret_token {
+    ($name:ident) => {
+        impl $name {
+            /// Wraps the text of the token.
+            pub fn new(text: impl Into<String>) -> Self {
+                Self(Secret::new(text))
+            }
+
+            /// The token itself. Every call is a place where it may leak.
+            pub fn expose(&self) -> &str {
+                self.0.expose()
+            }
+        }
+    };
+}
+secret_token!(AccessToken);
+secret_token!(RefreshToken);
+
+/// Counts the token sets of one identity, from 1. A later set has the greater number, in the store
+/// and across restarts too, so "has somebody renewed since?" is a comparison of two integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// Before the first token set.
+    pub const NONE: Self = Self(0);
+
+    /// The generation with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The generation after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Everything the token endpoint said in one answer, with its lifetimes turned into deadlines.
+#[derive(Clone, Debug)]
+pub struct TokenSet {
+    /// Which set of its identity this is.
+    pub generation: Generation,
+    /// The bearer credential.
+    pub access_token: AccessToken,
+    /// When the answer arrived.
+    pub issued_at: Timestamp,
+    /// When the access token ends (`issued_at` plus `expires_in`).
+    pub expires_at: Timestamp,
+    /// The refresh token and its end; absent where the application is not set to issue them.
+    pub refresh: Option<Refresh>,
+    /// The refresh token that bought this set, kept until the new access token has been accepted
+    /// once: till then RingCentral answers it with this same set again, should the answer be lost.
+    pub previous_refresh: Option<RefreshToken>,
+    /// The granted scope, space-separated.
+    pub scope: Option<String>,
+    /// The extension that owns the session.
+    pub owner_id: Option<String>,
+    /// The application instance, as RingCentral knows it.
+    pub endpoint_id: Option<String>,
+}
+
+/// A refresh token with its deadline.
+#[derive(Clone, Debug)]
+pub struct Refresh {
+    /// The token.
+    pub token: RefreshToken,
+    /// When it ends, if the server said so.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl TokenSet {
+    /// Whether the access token is still within its lifetime.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        now < self.expires_at
+    }
+
+    /// The lifetime the access token was issued with.
+    pub fn lifetime(&self) -> Duration {
+        self.issued_at.until(self.expires_at)
+    }
+}
