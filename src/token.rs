@@ -8,6 +8,11 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
+pub mod budget;
+pub mod identities;
+pub mod keeper;
+pub mod lifecycle;
+pub mod queue;
 pub mod slot;
 
 /// The bearer credential of API requests (RFC 6749 §1.4).

@@ -1,0 +1,193 @@
+//! The shell around [`grant`](super::grant) and [`response`](super::response): one HTTP request
+//! to the token endpoint, bounded in time and size.
+//!
+//! Every request has a connection of its own: there is one an hour, and a kept connection that the
+//! server closes meanwhile would only leave it open whether a refresh token was used up.
+
+use std::io;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+
+use super::TokenError;
+use super::grant::{Grant, form};
+use super::response::{Answer, MAX_ANSWER_BYTES, read};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::settings::{ApplicationSettings, IdentitySettings};
+use crate::token::TokenSet;
+
+#[cfg(test)]
+pub(crate) mod scripted;
+
+/// RingCentral's token and revocation endpoints, as a client sees them.
+#[derive(Clone, Debug)]
+pub struct TokenEndpoint(Transport);
+
+#[derive(Clone, Debug)]
+enum Transport {
+    Http(reqwest::Client),
+    #[cfg(test)]
+    Scripted(std::sync::Arc<scripted::Script>),
+}
+
+impl TokenEndpoint {
+    /// Sends through `http`, which is to come from [`http_client`].
+    pub const fn new(http: reqwest::Client) -> Self {
+        Self(Transport::Http(http))
+    }
+
+    /// Asks for a token set. Its deadlines count from the moment the request was sent, so that the
+    /// time it travelled is never lived through twice.
+    pub async fn request(
+        &self,
+        identity: &IdentitySettings,
+        grant: Grant<'_>,
+        clock: &Clock,
+    ) -> Result<TokenSet, TokenError> {
+        let application = &identity.application;
+        let sent_at = clock.now();
+        let (status, fields, content) =
+            self.post(&application.token_url, application, form(grant, identity)).await?;
+        let at = if status == StatusCode::OK { sent_at } else { clock.now() };
+        read(&Answer { status, fields: &fields, content: &content }, at)
+    }
+
+    /// Ends the whole session that `token` belongs to (RFC 7009). A failure is to be ignored, says
+    /// RingCentral's guide, and never to be repeated.
+    pub async fn revoke(
+        &self,
+        application: &ApplicationSettings,
+        token: &str,
+    ) -> Result<(), TokenError> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("token", token);
+        if application.client_secret.is_none() {
+            form.append_pair("client_id", &application.client_id);
+        }
+        let form = Secret::new(form.finish());
+        let (status, ..) = self.post(&application.revoke_url, application, form).await?;
+        match status {
+            status if status.is_success() => Ok(()),
+            status => Err(TokenError::Unexpected { status, code: "revocation".into() }),
+        }
+    }
+
+    async fn post(
+        &self,
+        url: &Uri,
+        application: &ApplicationSettings,
+        form: Secret,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), TokenError> {
+        match &self.0 {
+            Transport::Http(http) => post(http, url, application, &form).await,
+            #[cfg(test)]
+            Transport::Scripted(script) => script.answer(url.path(), form.expose()).await,
+        }
+    }
+}
+
+async fn post(
+    http: &reqwest::Client,
+    url: &Uri,
+    application: &ApplicationSettings,
+    form: &Secret,
+) -> Result<(StatusCode, HeaderMap, Bytes), TokenError> {
+    let mut request = http
+        .post(url.to_string())
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header(header::ACCEPT, "application/json")
+        .body(form.expose().to_owned());
+    if let Some(value) = basic(application) {
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    let mut response = request.send().await.map_err(failed)?;
+    let (status, fields) = (response.status(), std::mem::take(response.headers_mut()));
+    let mut content = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if content.len() + chunk.len() > MAX_ANSWER_BYTES {
+            // The status still tells whether to wait, to stop or to complain; the content, nothing.
+            content.clear();
+            break;
+        }
+        content.extend_from_slice(&chunk);
+    }
+    Ok((status, fields, content.freeze()))
+}
+
+/// `Basic` with id and secret each form-encoded first, as RFC 6749 §2.3.1 has it.
+fn basic(application: &ApplicationSettings) -> Option<HeaderValue> {
+    let secret = application.client_secret.as_ref()?;
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let pair =
+        Secret::new(format!("{}:{}", encode(&application.client_id), encode(secret.expose())));
+    let text = Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair.expose())));
+    let mut value = HeaderValue::from_str(text.expose()).expect("base64 is visible ASCII");
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Whether the request can have arrived decides what a failure means.
+fn failed(error: reqwest::Error) -> TokenError {
+    let unsent = error.is_connect() || error.is_builder();
+    let error = io::Error::other(error.without_url());
+    if unsent { TokenError::Unreachable(error) } else { TokenError::NoAnswer(error) }
+}
+
+/// The client for [`TokenEndpoint::new`]: no redirects, no proxy but `proxy`, no retries, nothing
+/// connected yet. Without `tls` it speaks plain HTTP only.
+pub fn http_client(
+    tls: Option<rustls::ClientConfig>,
+    proxy: Option<&Uri>,
+    timeout: Duration,
+) -> Result<reqwest::Client, ClientError> {
+    let mut tls = match tls {
+        Some(tls) => tls,
+        None => trusting_nobody()?,
+    };
+    // This client knows HTTP/1.1 only; an offer of h2 would be taken up.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(timeout)
+        .timeout(timeout)
+        .pool_max_idle_per_host(0)
+        .user_agent(concat!("ringbearer/", env!("CARGO_PKG_VERSION")))
+        .no_proxy();
+    let builder = match proxy {
+        Some(proxy) => builder.proxy(
+            reqwest::Proxy::all(proxy.to_string())
+                .map_err(|error| ClientError::Proxy(error.without_url()))?,
+        ),
+        None => builder,
+    };
+    builder.build().map_err(ClientError::Build)
+}
+
+/// Loads no certificates, which is what costs time at start.
+fn trusting_nobody() -> Result<rustls::ClientConfig, ClientError> {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(ClientError::Tls)?;
+    Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+}
+
+/// Why there is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The proxy's URI does not do.
+    #[error("upstream.http_proxy is not usable: write it as http://host:port")]
+    Proxy(#[source] reqwest::Error),
+    /// The TLS library refused its own defaults.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The client could not be made.
+    #[error("the HTTP client for the token endpoint cannot be set up")]
+    Build(#[source] reqwest::Error),
+}

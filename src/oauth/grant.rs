@@ -1,0 +1,109 @@
+//! What is sent to the token endpoint: a grant and the wishes that go with it, as a form
+//! (RFC 6749 §4, RFC 7523 §2.1). Pure: text in, text out.
+
+use std::time::Duration;
+
+use form_urlencoded::Serializer;
+
+use crate::secret::Secret;
+use crate::settings::{Credential, IdentitySettings};
+use crate::token::RefreshToken;
+
+/// What buys a token set.
+#[derive(Clone, Copy, Debug)]
+pub enum Grant<'a> {
+    /// The configured credential: opens a session.
+    Open(&'a Credential),
+    /// A refresh token: carries a session on (RFC 6749 §6).
+    Refresh(&'a RefreshToken),
+}
+
+impl Grant<'_> {
+    /// The `grant_type` it is sent with.
+    pub fn grant_type(&self) -> &'static str {
+        match self {
+            Self::Open(Credential::Jwt(_)) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            Self::Open(Credential::AuthorizationCode { .. }) => "authorization_code",
+            Self::Open(Credential::Password { .. }) => "password",
+            Self::Open(Credential::ClientCredentials) => "client_credentials",
+            Self::Open(Credential::RefreshToken(_)) | Self::Refresh(_) => "refresh_token",
+        }
+    }
+}
+
+/// The encoded form that asks for a token set.
+///
+/// A confidential client authenticates in the `Authorization` field; a public one has nothing but
+/// its `client_id`, which goes into the form (RFC 6749 §3.2.1).
+pub fn form(grant: Grant<'_>, identity: &IdentitySettings) -> Secret {
+    let mut form = Serializer::new(String::new());
+    form.append_pair("grant_type", grant.grant_type());
+    match grant {
+        Grant::Open(credential) => append_credential(&mut form, credential),
+        Grant::Refresh(token) => {
+            form.append_pair("refresh_token", token.expose());
+        }
+    }
+    append_wishes(&mut form, identity);
+    if identity.application.client_secret.is_none() {
+        form.append_pair("client_id", &identity.application.client_id);
+    }
+    Secret::new(form.finish())
+}
+
+fn append_credential(form: &mut Serializer<'_, String>, credential: &Credential) {
+    match credential {
+        Credential::Jwt(jwt) => {
+            form.append_pair("assertion", jwt.expose());
+        }
+        Credential::RefreshToken(token) => {
+            form.append_pair("refresh_token", token.expose());
+        }
+        Credential::AuthorizationCode { code, redirect_uri, code_verifier } => {
+            form.append_pair("code", code.expose()).append_pair("redirect_uri", redirect_uri);
+            if let Some(verifier) = code_verifier {
+                form.append_pair("code_verifier", verifier.expose());
+            }
+        }
+        Credential::Password { username, extension, password } => {
+            form.append_pair("username", username);
+            if let Some(extension) = extension {
+                form.append_pair("extension", extension);
+            }
+            form.append_pair("password", password.expose());
+        }
+        Credential::ClientCredentials => {}
+    }
+}
+
+fn append_wishes(form: &mut Serializer<'_, String>, identity: &IdentitySettings) {
+    if let Some(ttl) = identity.access_token_ttl {
+        form.append_pair("access_token_ttl", &ttl.as_secs().to_string());
+    }
+    if let Some(ttl) = refresh_token_ttl(identity) {
+        form.append_pair("refresh_token_ttl", &ttl.as_secs().to_string());
+    }
+    if let Some(id) = &identity.endpoint_id {
+        form.append_pair("endpoint_id", id);
+    }
+    if let Some(scope) = &identity.scope {
+        form.append_pair("scope", scope);
+    }
+}
+
+/// A credential that opens a new session any time needs no refresh token, so none is asked for
+/// unless configured: the session then ends with its access token, and of the five that RingCentral
+/// allows in parallel never more than two are in use, without a single request for revocation.
+fn refresh_token_ttl(identity: &IdentitySettings) -> Option<Duration> {
+    identity.refresh_token_ttl.or(identity.credential.reopens().then_some(Duration::ZERO))
+}
+
+impl Credential {
+    /// Whether it opens a new session any time, rather than once.
+    pub fn reopens(&self) -> bool {
+        match self {
+            Self::Jwt(_) | Self::Password { .. } | Self::ClientCredentials => true,
+            Self::RefreshToken(_) | Self::AuthorizationCode { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One identity's token, as the threads that serve requests see it: a slot to read, a way to wait,
+//! and the two reports that matter, "refused" and "accepted".
+//!
+//! The renewing itself happens elsewhere, in the identity's own [`driver`] task. A caller only
+//! leaves a mark and watches: a thousand callers cost one renewal, and one that goes away ends none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::Generation;
+use super::lifecycle::{Known, Lost, Signal, Standing};
+use super::slot::TokenSlot;
+use crate::clock::{Clock, Timestamp};
+use crate::oauth::TokenError;
+use crate::settings::IdentitySettings;
+
+pub(super) mod driver;
+
+/// One identity's token. Its methods may be called from any thread and any runtime.
+#[derive(Debug)]
+pub struct Keeper {
+    settings: Arc<IdentitySettings>,
+    clock: Clock,
+    slot: TokenSlot,
+    view: watch::Sender<View>,
+    signals: Signals,
+}
+
+/// Why there is no usable token, and when to ask again.
+#[derive(Clone, Debug)]
+pub struct Unavailable {
+    /// Why.
+    pub reason: Arc<TokenError>,
+    /// When it may be otherwise.
+    pub retry_after: Duration,
+    /// Whether it stays so until somebody logs in or corrects the configuration.
+    pub terminal: bool,
+}
+
+/// One identity's line in the status output.
+#[derive(Clone, Debug)]
+pub struct KeeperStatus {
+    /// Where it stands.
+    pub state: Standing,
+    /// Whether there is a token to send now.
+    pub usable: bool,
+    /// Its latest token set, usable or not.
+    pub generation: Option<Generation>,
+    /// When that set's access token ends.
+    pub expires_at: Option<Timestamp>,
+    /// When that set's refresh token ends, if it has one and the server said so.
+    pub refresh_expires_at: Option<Timestamp>,
+    /// The last failure since that set was obtained.
+    pub last_error: Option<Arc<TokenError>>,
+}
+
+/// What the driver lets be seen.
+#[derive(Clone, Debug)]
+struct View {
+    standing: Standing,
+    offered: Option<Known>,
+    latest: Option<Known>,
+    /// When a refusal may next force a renewal.
+    cool_until: Timestamp,
+    /// How many refusals have been looked at.
+    refusals: u64,
+    error: Option<Arc<TokenError>>,
+}
+
+/// What callers leave for the driver.
+#[derive(Debug, Default)]
+struct Signals {
+    wake: Notify,
+    waiting: AtomicUsize,
+    /// How many refusals were reported, and the latest generation among them.
+    refusals: AtomicU64,
+    refused: AtomicU64,
+    accepted: AtomicU64,
+    /// Milliseconds by which the wall clock was set back.
+    set_back: AtomicU64,
+}
+
+/// A look at the view: there it is, there will be none, or look again.
+enum Sight {
+    Usable,
+    Never(Unavailable),
+    Later,
+}
+
+impl Keeper {
+    pub(super) fn new(settings: Arc<IdentitySettings>, clock: Clock) -> Self {
+        let view = watch::Sender::new(View::starting());
+        Self { settings, clock, slot: TokenSlot::default(), view, signals: Signals::default() }
+    }
+
+    /// The identity's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Where to read the token, request by request.
+    pub fn slot(&self) -> &TokenSlot {
+        &self.slot
+    }
+
+    /// Waits until a usable token is published, or says at once why none will come. It waits
+    /// through back-off and penalties; the caller bounds it.
+    pub async fn wait_usable(&self) -> Result<(), Unavailable> {
+        self.watch(View::sight_of_usable).await
+    }
+
+    /// Reports that RingCentral refused the token of `generation`, and waits for a later one.
+    ///
+    /// If there is one already, no renewal is started. The error says that none can be had now:
+    /// terminal, or after a failed renewal, or within a penalty or cool-down.
+    pub async fn rejected(&self, generation: Generation) -> Result<(), Unavailable> {
+        let signals = &self.signals;
+        if self.view.borrow().has_after(generation, self.clock.now()) {
+            return Ok(());
+        }
+        signals.refused.fetch_max(generation.number(), Ordering::Relaxed);
+        // Release: who sees the count sees the generation.
+        let ours = signals.refusals.fetch_add(1, Ordering::Release) + 1;
+        self.watch(|view, now| view.sight_after(generation, ours, now)).await
+    }
+
+    /// Reports that a request with this generation was let in. Cheap, but once per generation and
+    /// thread is enough.
+    pub fn accepted(&self, generation: Generation) {
+        let before = self.signals.accepted.fetch_max(generation.number(), Ordering::Relaxed);
+        if before < generation.number() {
+            self.signals.wake.notify_one();
+        }
+    }
+
+    /// Why there is no usable token now, and when to ask again.
+    pub fn unavailable(&self) -> Unavailable {
+        self.view.borrow().unavailable(self.clock.now())
+    }
+
+    /// How the identity is doing.
+    pub fn status(&self) -> KeeperStatus {
+        let view = self.view.borrow();
+        KeeperStatus {
+            state: view.standing,
+            usable: view.usable(self.clock.now()),
+            generation: view.latest.map(|known| known.generation),
+            expires_at: view.latest.map(|known| known.expires_at),
+            refresh_expires_at: view.latest.and_then(|known| known.refresh.flatten()),
+            last_error: view.error.clone(),
+        }
+    }
+
+    /// Tells the driver that every deadline has moved.
+    pub(super) fn clock_set_back(&self, by: Duration) {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.signals.set_back.fetch_add(millis, Ordering::Relaxed);
+        self.signals.wake.notify_one();
+    }
+
+    async fn watch(&self, look: impl Fn(&View, Timestamp) -> Sight) -> Result<(), Unavailable> {
+        let mut view = self.view.subscribe();
+        let _waiting = Waiting::of(&self.signals.waiting);
+        loop {
+            let sight = look(&view.borrow_and_update(), self.clock.now());
+            match sight {
+                Sight::Usable => return Ok(()),
+                Sight::Never(why) => return Err(why),
+                Sight::Later => self.signals.wake.notify_one(),
+            }
+            view.changed().await.expect("self holds the sender");
+        }
+    }
+}
+
+/// Counts a caller for as long as it waits, also when it is dropped in the middle.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Signals {
+    /// Everything reported since `seen`, and the number of refusals to remember as seen.
+    fn collect(&self, seen: u64) -> (Vec<Signal>, u64) {
+        let mut signals = Vec::new();
+        let set_back = self.set_back.swap(0, Ordering::Relaxed);
+        if set_back > 0 {
+            signals.push(Signal::ClockSetBack(Duration::from_millis(set_back)));
+        }
+        signals.push(Signal::Accepted(Generation::new(self.accepted.load(Ordering::Relaxed))));
+        let refusals = self.refusals.load(Ordering::Acquire);
+        if refusals != seen {
+            let generation = Generation::new(self.refused.load(Ordering::Relaxed));
+            signals.push(Signal::Refused(generation));
+        }
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            signals.push(Signal::Wanted);
+        }
+        (signals, refusals)
+    }
+}
+
+impl View {
+    const fn starting() -> Self {
+        Self {
+            standing: Standing::Starting,
+            offered: None,
+            latest: None,
+            cool_until: Timestamp::from_unix_millis(0),
+            refusals: 0,
+            error: None,
+        }
+    }
+
+    fn usable(&self, now: Timestamp) -> bool {
+        self.offered.is_some_and(|known| now < known.expires_at)
+    }
+
+    fn has_after(&self, generation: Generation, now: Timestamp) -> bool {
+        self.usable(now) && self.offered.is_some_and(|known| known.generation > generation)
+    }
+
+    fn sight_of_usable(&self, now: Timestamp) -> Sight {
+        match self.standing {
+            _ if self.usable(now) => Sight::Usable,
+            Standing::NeedsLogin(_) => Sight::Never(self.unavailable(now)),
+            _ => Sight::Later,
+        }
+    }
+
+    /// What the `ours`th refusal, of `generation`, may expect.
+    fn sight_after(&self, generation: Generation, ours: u64, now: Timestamp) -> Sight {
+        if self.has_after(generation, now) {
+            return Sight::Usable;
+        }
+        let lapsed = self.latest.is_some_and(|known| known.generation > generation);
+        match self.standing {
+            _ if self.refusals < ours => Sight::Later,
+            Standing::Starting | Standing::Renewing => Sight::Later,
+            Standing::Resting if lapsed => Sight::Later,
+            _ => Sight::Never(self.unavailable(now)),
+        }
+    }
+
+    fn unavailable(&self, now: Timestamp) -> Unavailable {
+        let (until, fallback) = match self.standing {
+            Standing::Starting | Standing::Renewing => (now, TokenError::Starting),
+            Standing::Penalised(until) | Standing::BackingOff(until) => {
+                (until, TokenError::Starting)
+            }
+            Standing::CoolingDown(until) => (until, TokenError::CoolingDown),
+            Standing::Resting => (self.cool_until, TokenError::CoolingDown),
+            Standing::NeedsLogin(_) => (now + RETRY_WHEN_LOST, TokenError::NothingLeft),
+        };
+        let cooling = matches!(self.standing, Standing::CoolingDown(_) | Standing::Resting);
+        let exhausted = self.standing == Standing::NeedsLogin(Lost::NothingLeft);
+        let error = self.error.clone().filter(|_| !cooling && !exhausted);
+        Unavailable {
+            reason: error.unwrap_or_else(|| Arc::new(fallback)),
+            retry_after: now.until(until).max(Duration::from_secs(1)),
+            terminal: matches!(self.standing, Standing::NeedsLogin(_)),
+        }
+    }
+
+    /// Whether nobody could tell them apart.
+    fn same(&self, other: &Self) -> bool {
+        let error = |view: &Self| view.error.as_ref().map(Arc::as_ptr);
+        self.standing == other.standing
+            && self.offered == other.offered
+            && self.latest == other.latest
+            && self.cool_until == other.cool_until
+            && self.refusals == other.refusals
+            && error(self) == error(other)
+    }
+}
+
+/// A login takes a person; asking more often than this helps nobody.
+const RETRY_WHEN_LOST: Duration = Duration::from_secs(60);

@@ -1,0 +1,491 @@
+//! When an identity renews, with which credential, and what a failure means: RingCentral's guide
+//! as a state machine. PURE: time and the answers of others come in, an [`Action`] goes out.
+//!
+//! It refuses to repeat what was refused for good, to send anything inside a penalty, and to offer
+//! a token that has expired or was refused. Make before break: an identity whose credential opens a
+//! new session any time never refreshes, because a refresh kills the old access token at once,
+//! under the requests in flight. Refresh is for identities that have nothing else.
+
+use std::time::Duration;
+
+use super::budget::Class;
+use super::{Generation, TokenSet};
+use crate::clock::Timestamp;
+
+mod pace;
+
+use pace::Forced;
+pub use pace::{Pace, renew_at};
+
+/// What the configured credential can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// Open a new session any time (JWT, password, client credentials).
+    Reopens,
+    /// Open one session, which then has to be refreshed (authorization code, refresh token).
+    Once,
+}
+
+/// Which credential a renewal presents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configured one.
+    Open,
+    /// The session's refresh token.
+    Refresh,
+    /// The refresh token before that, which answers with the current set again while that is unused.
+    PreviousRefresh,
+}
+
+/// What the machine knows of a token set: no secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Which set.
+    pub generation: Generation,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When its access token ends.
+    pub expires_at: Timestamp,
+    /// Whether it has a refresh token, and till when.
+    pub refresh: Option<Option<Timestamp>>,
+    /// Whether the refresh token that bought it is still known.
+    pub previous_refresh: bool,
+}
+
+impl Known {
+    /// Of a token set.
+    pub fn of(set: &TokenSet) -> Self {
+        Self {
+            generation: set.generation,
+            issued_at: set.issued_at,
+            expires_at: set.expires_at,
+            refresh: set.refresh.as_ref().map(|refresh| refresh.expires_at),
+            previous_refresh: set.previous_refresh.is_some(),
+        }
+    }
+}
+
+/// What the threads that serve requests have to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Somebody waits for a token.
+    Wanted,
+    /// A request with this generation was refused because of its token.
+    Refused(Generation),
+    /// A request with this generation was let in.
+    Accepted(Generation),
+    /// The wall clock was set back by this much.
+    ClockSetBack(Duration),
+}
+
+/// What came of the last action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing: time has passed or a signal was noted.
+    Time,
+    /// The store was read; the session there, if it fits the configuration.
+    Read(Option<Known>),
+    /// A new set was obtained and stored.
+    Renewed(Known),
+    /// The store had a newer set, from another process.
+    Adopted(Known),
+    /// It did not work.
+    Failed(Failure),
+}
+
+/// How a renewal or a look at the store failed, by what it calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// 400: this credential is used up.
+    GrantRefused,
+    /// 401: the application's own credentials are wrong.
+    ClientRefused,
+    /// 403: the application may not use this grant.
+    GrantNotAllowed,
+    /// 429, 503: silence for so long.
+    Penalty(Duration),
+    /// 408, 500, timeout, lost answer: three more tries, ten seconds apart, then ever slower.
+    Unanswered,
+    /// Nothing was sent.
+    Unreachable,
+    /// Anything else: ever slower.
+    Unexpected,
+    /// The store is down: nothing is requested without it.
+    Store,
+    /// Another process is renewing.
+    LeaseHeld,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read the store, then report [`Event::Read`] or [`Event::Failed`].
+    Read,
+    /// Obtain a token set, then report.
+    Renew(Source),
+    /// Nothing until then, or until a signal.
+    Rest(Option<Timestamp>),
+    /// What was begun is still under way.
+    Continue,
+}
+
+/// Why there will be no further token without somebody's help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Every credential was refused.
+    GrantRefused,
+    /// The application's own credentials are wrong.
+    ClientRefused,
+    /// The application may not use the grant.
+    GrantNotAllowed,
+    /// No refresh token, and the configured credential is used up.
+    NothingLeft,
+}
+
+/// Where an identity stands, for status and for requests without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The store has not been read yet.
+    Starting,
+    /// There is a token, or none because nobody needs one.
+    Resting,
+    /// A token is being obtained.
+    Renewing,
+    /// Silence was asked for until then.
+    Penalised(Timestamp),
+    /// A failure is slept on until then.
+    BackingOff(Timestamp),
+    /// New tokens were refused; the next renewal is due then.
+    CoolingDown(Timestamp),
+    /// Somebody has to log in or correct the configuration.
+    NeedsLogin(Lost),
+}
+
+/// The state of one identity.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    means: Means,
+    pace: Pace,
+    phase: Phase,
+    current: Option<Current>,
+    spent: Spent,
+    forced: Forced,
+    failures: u32,
+    /// Somebody has asked for a token since the last one came.
+    wanted: bool,
+    /// The first token is obtained whether or not anybody has asked.
+    prefetch: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    known: Known,
+    accepted: bool,
+    refused: bool,
+    /// The renewal that its refusal calls for has been counted.
+    struck: bool,
+}
+
+/// Credentials that are not presented again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    open: bool,
+    refresh: bool,
+    previous: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Reading(Why),
+    Resting,
+    Renewing(Source),
+    Waiting { until: Timestamp, cause: Cause, then: Then },
+    Lost(Lost, Timestamp),
+}
+
+/// Why the store is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Start,
+    /// This source was refused: perhaps somebody else had used it.
+    Refused(Source, Lost),
+    /// The identity is lost: perhaps somebody has logged in.
+    Lost(Lost),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Penalty,
+    Failure,
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Read(Why),
+    Renew,
+}
+
+impl Lifecycle {
+    /// Of an identity that is about to read the store. Its first [`step`](Self::step) says so.
+    pub fn new(means: Means, pace: Pace, now: Timestamp) -> Self {
+        Self {
+            means,
+            pace,
+            phase: Phase::at_once(Then::Read(Why::Start), now),
+            current: None,
+            spent: Spent::default(),
+            forced: Forced::default(),
+            failures: 0,
+            wanted: false,
+            prefetch: true,
+        }
+    }
+
+    /// Takes note of a signal; the next step acts on it.
+    pub fn note(&mut self, signal: Signal, now: Timestamp) {
+        let current = self.current.as_mut();
+        match signal {
+            Signal::Wanted => self.wanted = true,
+            Signal::Accepted(generation) => {
+                let current = current.filter(|c| c.known.generation == generation && !c.refused);
+                if let Some(current) = current {
+                    current.accepted = true;
+                }
+            }
+            Signal::Refused(generation) => self.refuse(generation, now),
+            Signal::ClockSetBack(by) => {
+                if let Some(current) = current {
+                    current.known.issued_at = current.known.issued_at - by;
+                    current.known.expires_at = current.known.expires_at - by;
+                }
+            }
+        }
+    }
+
+    /// Takes what came of the last action, says what to do next.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
+        match (event, self.phase) {
+            (Event::Read(found), Phase::Reading(why)) => self.read(found, why, now),
+            (Event::Renewed(known), Phase::Renewing(_)) => self.install(known),
+            (Event::Adopted(known), Phase::Renewing(_)) => self.install(known),
+            (Event::Failed(failure), Phase::Renewing(source)) => self.fail(failure, source, now),
+            (Event::Failed(_), Phase::Reading(why)) => self.wait_for_store(Then::Read(why), now),
+            _ => {}
+        }
+        self.decide(now)
+    }
+
+    /// The set whose access token may be sent now.
+    pub fn offered(&self, now: Timestamp) -> Option<Known> {
+        let live = |c: &&Current| !c.refused && now < c.known.expires_at;
+        self.current.as_ref().filter(live).map(|current| current.known)
+    }
+
+    /// The latest set there was, usable or not.
+    pub fn latest(&self) -> Option<Known> {
+        self.current.map(|current| current.known)
+    }
+
+    /// How urgent a renewal is.
+    pub fn class(&self, now: Timestamp) -> Class {
+        match &self.current {
+            _ if self.wanted => Class::Waiting,
+            Some(current) if current.refused => Class::Waiting,
+            Some(current) if current.accepted && now < current.known.expires_at => {
+                Class::Expiring(current.known.expires_at)
+            }
+            _ => Class::Idle,
+        }
+    }
+
+    /// Where the identity stands.
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        match self.phase {
+            Phase::Reading(Why::Lost(lost)) | Phase::Lost(lost, _) => Standing::NeedsLogin(lost),
+            Phase::Reading(Why::Refused(..)) | Phase::Renewing(_) => Standing::Renewing,
+            Phase::Reading(Why::Start) => Standing::Starting,
+            Phase::Waiting { then: Then::Read(Why::Start), cause: Cause::Nothing, .. } => {
+                Standing::Starting
+            }
+            Phase::Waiting { cause: Cause::Penalty, until, .. } => Standing::Penalised(until),
+            Phase::Waiting { cause: Cause::Failure, until, .. } => Standing::BackingOff(until),
+            Phase::Waiting { .. } => Standing::Renewing,
+            Phase::Resting => match self.due() {
+                Some(at) if self.refused() && now < at => Standing::CoolingDown(at),
+                _ => Standing::Resting,
+            },
+        }
+    }
+
+    /// When the next renewal may be forced by a refusal; past if it may be now.
+    pub fn cool_until(&self) -> Timestamp {
+        self.forced.until()
+    }
+
+    fn decide(&mut self, now: Timestamp) -> Action {
+        match self.phase {
+            Phase::Reading(_) | Phase::Renewing(_) => Action::Continue,
+            Phase::Waiting { until, .. } | Phase::Lost(_, until) if now < until => {
+                Action::Rest(Some(until))
+            }
+            Phase::Waiting { then: Then::Read(why), .. } => self.begin_reading(why),
+            Phase::Lost(lost, _) => self.begin_reading(Why::Lost(lost)),
+            Phase::Waiting { then: Then::Renew, .. } | Phase::Resting => self.plan(now),
+        }
+    }
+
+    fn begin_reading(&mut self, why: Why) -> Action {
+        self.phase = Phase::Reading(why);
+        Action::Read
+    }
+
+    fn plan(&mut self, now: Timestamp) -> Action {
+        self.phase = Phase::Resting;
+        let Some(due) = self.due() else { return Action::Rest(None) };
+        if now < due {
+            return Action::Rest(Some(due));
+        }
+        let Some(source) = self.source() else {
+            let recheck = now + pace::RECHECK_WHEN_LOST;
+            self.phase = Phase::Lost(Lost::NothingLeft, recheck);
+            return Action::Rest(Some(recheck));
+        };
+        if let Some(current) = self.current.as_mut().filter(|c| c.refused && !c.struck) {
+            current.struck = true;
+            self.forced.strike(now);
+        }
+        self.phase = Phase::Renewing(source);
+        Action::Renew(source)
+    }
+
+    /// When the next renewal is due; `None` if nobody needs one.
+    fn due(&self) -> Option<Timestamp> {
+        let Some(current) = &self.current else { return Some(Timestamp::from_unix_millis(0)) };
+        let known = &current.known;
+        if current.refused {
+            // Once begun, only back-off delays it.
+            return Some(if current.struck { known.issued_at } else { self.forced.until() });
+        }
+        if current.accepted || self.wanted || self.prefetch {
+            return Some(renew_at(known.issued_at, known.expires_at, self.pace.spread(0)));
+        }
+        // An idle identity lets its access token lapse, and only keeps its session from ending.
+        let refresh_ends = known.refresh.filter(|_| self.means == Means::Once)?;
+        let ends = refresh_ends.unwrap_or(known.issued_at + pace::USUAL_REFRESH_LIFETIME);
+        Some(pace::keep_alive_at(known.issued_at, ends, self.pace.spread(0)))
+    }
+
+    /// Which credential comes next, if any is left.
+    fn source(&self) -> Option<Source> {
+        let known = self.current.map(|current| current.known);
+        let has_refresh = known.is_some_and(|known| known.refresh.is_some());
+        let has_previous = known.is_some_and(|known| known.previous_refresh);
+        if self.means == Means::Reopens {
+            return (!self.spent.open).then_some(Source::Open);
+        }
+        if has_refresh && !self.spent.refresh {
+            return Some(Source::Refresh);
+        }
+        if has_previous && !self.spent.previous && !self.accepted() {
+            return Some(Source::PreviousRefresh);
+        }
+        (!self.spent.open).then_some(Source::Open)
+    }
+
+    fn accepted(&self) -> bool {
+        self.current.is_some_and(|current| current.accepted)
+    }
+
+    fn refused(&self) -> bool {
+        self.current.is_some_and(|current| current.refused)
+    }
+
+    /// Inside the cool-down a token that others were let in with is kept: it is the request, then,
+    /// that RingCentral dislikes, and one odd client must not take the token from all.
+    fn refuse(&mut self, generation: Generation, now: Timestamp) {
+        let cooling = now < self.forced.until();
+        let current = self.current.as_mut().filter(|c| c.known.generation == generation);
+        if let Some(current) = current.filter(|c| !(cooling && c.accepted)) {
+            current.refused = true;
+        }
+    }
+
+    fn read(&mut self, found: Option<Known>, why: Why, now: Timestamp) {
+        let newest = self.current.map_or(Generation::NONE, |current| current.known.generation);
+        if let Some(known) = found.filter(|known| known.generation > newest) {
+            self.install(known);
+            self.prefetch = why == Why::Start && now >= known.expires_at;
+            return;
+        }
+        match why {
+            Why::Start => self.phase = Phase::Resting,
+            Why::Refused(source, lost) => self.give_up(source, lost, now),
+            Why::Lost(lost) => self.phase = Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+        }
+    }
+
+    fn install(&mut self, known: Known) {
+        let newest = self.current.map_or(Generation::NONE, |current| current.known.generation);
+        debug_assert!(known.generation > newest, "generations only rise");
+        self.current = Some(Current { known, accepted: false, refused: false, struck: false });
+        self.spent = Spent { open: self.means == Means::Once, ..Spent::default() };
+        (self.failures, self.wanted, self.prefetch) = (0, false, false);
+        self.phase = Phase::Resting;
+    }
+
+    fn fail(&mut self, failure: Failure, source: Source, now: Timestamp) {
+        let lost = match failure {
+            Failure::Store => return self.wait_for_store(Then::Renew, now),
+            Failure::LeaseHeld => {
+                let until = now + pace::LEASE_POLL;
+                self.phase = Phase::Waiting { until, cause: Cause::Nothing, then: Then::Renew };
+                return;
+            }
+            Failure::ClientRefused => Lost::ClientRefused,
+            Failure::GrantRefused => Lost::GrantRefused,
+            Failure::GrantNotAllowed => Lost::GrantNotAllowed,
+            Failure::Penalty(_) | Failure::Unanswered => return self.back_off(failure, now),
+            Failure::Unreachable | Failure::Unexpected => return self.back_off(failure, now),
+        };
+        self.phase = match lost {
+            Lost::ClientRefused => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+            lost => Phase::at_once(Then::Read(Why::Refused(source, lost)), now),
+        };
+    }
+
+    fn back_off(&mut self, failure: Failure, now: Timestamp) {
+        self.failures += 1;
+        let until = now + self.pace.back_off(failure, self.failures);
+        let cause = match failure {
+            Failure::Penalty(_) => Cause::Penalty,
+            _ => Cause::Failure,
+        };
+        self.phase = Phase::Waiting { until, cause, then: Then::Renew };
+    }
+
+    fn wait_for_store(&mut self, then: Then, now: Timestamp) {
+        self.back_off(Failure::Store, now);
+        if let Phase::Waiting { then: planned, .. } = &mut self.phase {
+            *planned = then;
+        }
+    }
+
+    fn give_up(&mut self, source: Source, lost: Lost, now: Timestamp) {
+        match source {
+            Source::Open => self.spent.open = true,
+            Source::Refresh => self.spent.refresh = true,
+            Source::PreviousRefresh => self.spent.previous = true,
+        }
+        self.phase = match self.source() {
+            Some(_) => Phase::at_once(Then::Renew, now),
+            None => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+        };
+    }
+}
+
+impl Phase {
+    const fn at_once(then: Then, now: Timestamp) -> Self {
+        Self::Waiting { until: now, cause: Cause::Nothing, then }
+    }
+}
