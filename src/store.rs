@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::settings::{Credential, IdentitySettings};
 use crate::token::{Generation, TokenSet};
 
+pub mod file;
+
 /// What an operation of a [`TokenStore`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 

@@ -120,8 +120,8 @@ impl Budget {
     }
 
     /// No request was sent.
-    pub fn settle_unsent(&mut self, permit: Permit) {
-        let Permit(()) = permit;
+    #[allow(clippy::needless_pass_by_value, reason = "a permit is good for one settlement")]
+    pub fn settle_unsent(&mut self, _permit: Permit) {
         self.in_flight -= 1;
     }
 

@@ -85,10 +85,8 @@ pub enum Event {
     Time,
     /// The store was read; the session there, if it fits the configuration.
     Read(Option<Known>),
-    /// A new set was obtained and stored.
-    Renewed(Known),
-    /// The store had a newer set, from another process.
-    Adopted(Known),
+    /// A newer set is in the store: our own, or another process's that was found there.
+    Obtained(Known),
     /// It did not work.
     Failed(Failure),
 }
@@ -267,8 +265,7 @@ impl Lifecycle {
     pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
         match (event, self.phase) {
             (Event::Read(found), Phase::Reading(why)) => self.read(found, why, now),
-            (Event::Renewed(known), Phase::Renewing(_)) => self.install(known),
-            (Event::Adopted(known), Phase::Renewing(_)) => self.install(known),
+            (Event::Obtained(known), Phase::Renewing(_)) => self.install(known),
             (Event::Failed(failure), Phase::Renewing(source)) => self.fail(failure, source, now),
             (Event::Failed(_), Phase::Reading(why)) => self.wait_for_store(Then::Read(why), now),
             _ => {}
@@ -303,14 +300,15 @@ impl Lifecycle {
     pub fn standing(&self, now: Timestamp) -> Standing {
         match self.phase {
             Phase::Reading(Why::Lost(lost)) | Phase::Lost(lost, _) => Standing::NeedsLogin(lost),
-            Phase::Reading(Why::Refused(..)) | Phase::Renewing(_) => Standing::Renewing,
             Phase::Reading(Why::Start) => Standing::Starting,
             Phase::Waiting { then: Then::Read(Why::Start), cause: Cause::Nothing, .. } => {
                 Standing::Starting
             }
             Phase::Waiting { cause: Cause::Penalty, until, .. } => Standing::Penalised(until),
             Phase::Waiting { cause: Cause::Failure, until, .. } => Standing::BackingOff(until),
-            Phase::Waiting { .. } => Standing::Renewing,
+            Phase::Waiting { .. } | Phase::Renewing(_) | Phase::Reading(Why::Refused(..)) => {
+                Standing::Renewing
+            }
             Phase::Resting => match self.due() {
                 Some(at) if self.refused() && now < at => Standing::CoolingDown(at),
                 _ => Standing::Resting,
@@ -445,8 +443,10 @@ impl Lifecycle {
             Failure::ClientRefused => Lost::ClientRefused,
             Failure::GrantRefused => Lost::GrantRefused,
             Failure::GrantNotAllowed => Lost::GrantNotAllowed,
-            Failure::Penalty(_) | Failure::Unanswered => return self.back_off(failure, now),
-            Failure::Unreachable | Failure::Unexpected => return self.back_off(failure, now),
+            Failure::Penalty(_)
+            | Failure::Unanswered
+            | Failure::Unreachable
+            | Failure::Unexpected => return self.back_off(failure, now),
         };
         self.phase = match lost {
             Lost::ClientRefused => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),

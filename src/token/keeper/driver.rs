@@ -185,7 +185,7 @@ impl Driver {
         Some(match self.obtain(source, held).await {
             Ok(Obtained::New(set)) => {
                 self.tell_of_renewal(&set, source, begun);
-                Event::Renewed(self.keep(set))
+                Event::Obtained(self.keep(set))
             }
             Ok(Obtained::Newer(set)) => {
                 debug!(
@@ -193,7 +193,7 @@ impl Driver {
                     generation = set.generation.number(),
                     "adopted"
                 );
-                Event::Adopted(self.keep(set))
+                Event::Obtained(self.keep(set))
             }
             Err(error) => self.failed(error),
         })

@@ -86,13 +86,13 @@ impl Spread {
 pub fn renew_at(issued_at: Timestamp, expires_at: Timestamp, spread: Spread) -> Timestamp {
     let life = issued_at.until(expires_at);
     let lead = (life / 4).min(LONGEST_LEAD);
-    expires_at - (lead - spread.of(lead * 2 / 5))
+    expires_at - lead + spread.of(lead * 2 / 5)
 }
 
 /// When an idle session is refreshed so that it does not end.
 pub(super) fn keep_alive_at(issued_at: Timestamp, ends: Timestamp, spread: Spread) -> Timestamp {
     let life = issued_at.until(ends);
-    ends - (life / 4 - spread.of(life / 10))
+    ends - life / 4 + spread.of(life / 10)
 }
 
 /// Renewals forced by refusals: at most one per generation, ever more slowly.
