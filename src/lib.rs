@@ -1,6 +1,7 @@
 //! Ringbearer: a transparent authenticating reverse proxy for the RingCentral API.
 
 pub mod clock;
+mod config;
 pub mod secret;
 pub mod settings;
 pub mod telemetry;
