@@ -1,5 +1,6 @@
 //! Ringbearer: a transparent authenticating reverse proxy for the RingCentral API.
 
+pub mod cli;
 pub mod clock;
 mod config;
 pub mod secret;
