@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::secret::Environment;
+use crate::service::StartError;
 use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
 use crate::telemetry;
 
@@ -107,16 +108,25 @@ pub enum Failure {
     /// What the command had to say could not be written.
     #[error("standard output cannot be written")]
     Output(#[source] io::Error),
-    /// The server is not part of this build.
-    #[error("this build can check a configuration but not serve yet")]
-    NoServer,
+    /// The proxy did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The system gives no event queue.
+    #[error("the runtime cannot be started")]
+    Runtime(#[source] io::Error),
+    /// The system gives no signals.
+    #[error("signals cannot be listened for")]
+    Signals(#[source] io::Error),
+    /// A second signal came while draining.
+    #[error("ended while requests were in progress, because it was asked for twice")]
+    Cut,
 }
 
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Output(_) | Self::NoServer => FAILED,
             Self::Settings(_) => REFUSED,
+            _ => FAILED,
         }
     }
 }

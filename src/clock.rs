@@ -126,6 +126,23 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// Measures how long something took, by the monotonic clock. For logs and figures only.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        #[allow(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+        Self(std::time::Instant::now())
+    }
+
+    /// The time since the start.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// The longest time between two looks at the wall clock while sleeping.
 pub const RECHECK: Duration = Duration::from_secs(15);
 

@@ -2,10 +2,15 @@
 
 pub mod cli;
 pub mod clock;
-pub mod config;
+mod config;
 pub mod oauth;
+pub mod proxy;
 pub mod secret;
+pub mod server;
+pub mod service;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod timers;
 pub mod token;
+pub mod upstream;
