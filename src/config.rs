@@ -137,10 +137,8 @@ impl Config {
             line: line_of(text, error.span().map_or(0, |span| span.start)),
             problem: Problem::Syntax(error.message().to_owned()),
         })?;
-        if let Some((unknown, at)) = keys::first_unknown(table.get_ref()) {
-            let problem =
-                Problem::UnknownKey { cure: keys::cure(&unknown), path: unknown.join(".") };
-            return Err(ConfigError { line: line_of(text, at), problem });
+        if let Some(misfit) = keys::first_misfit(table.get_ref()) {
+            return Err(ConfigError { line: line_of(text, misfit.at), problem: misfit.into() });
         }
         let places = table.clone();
         Self::deserialize(toml::Deserializer::from(table)).map_err(|error| {
@@ -174,8 +172,25 @@ enum Problem {
     Syntax(String),
     #[error("unknown key `{path}`: {cure}")]
     UnknownKey { path: String, cure: String },
+    #[error("`{path}` has to stand in a table with a name of your choice, as in [{table}.NAME]")]
+    NameMissing { path: String, table: String },
     #[error("`{path}` needs {expected}")]
     WrongValue { path: String, expected: String },
+}
+
+impl From<keys::Misfit> for Problem {
+    fn from(misfit: keys::Misfit) -> Self {
+        let path = dotted(&misfit.path);
+        match &misfit.path[..] {
+            [table, _] if misfit.should_be_table && table != "proxy" => {
+                Self::NameMissing { path, table: table.clone() }
+            }
+            _ if misfit.should_be_table => {
+                Self::WrongValue { path, expected: "a table".to_owned() }
+            }
+            unknown => Self::UnknownKey { path, cure: keys::cure(unknown) },
+        }
+    }
 }
 
 impl Problem {
@@ -184,12 +199,16 @@ impl Problem {
         let expected = match error.message().rsplit_once(", expected ") {
             Some((_, "a boolean")) => "true or false",
             Some((_, "a string" | "path string")) => "text in quotes",
-            Some((_, rust)) if rust.starts_with("struct ") || rust == "a map" => "a table",
             Some((_, ours)) => ours,
             None => "another value",
         };
-        Self::WrongValue { path: path.join("."), expected: expected.to_owned() }
+        Self::WrongValue { path: dotted(path), expected: expected.to_owned() }
     }
+}
+
+/// A key's path as one word that no terminal takes for a command.
+fn dotted(path: &[String]) -> String {
+    path.join(".").escape_debug().to_string()
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -28,25 +28,34 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
     ]
 }
 
-/// The first key that no struct has: its path, and its place in the text.
-pub(super) fn first_unknown(root: &DeTable<'_>) -> Option<(Vec<String>, usize)> {
-    fn within(table: &DeTable<'_>, path: &mut Vec<String>, found: &mut Vec<(Vec<String>, usize)>) {
-        for (key, value) in table {
-            path.push(key.get_ref().to_string());
-            let inner = value.get_ref().as_table();
-            let is_table = is_table(path);
-            match inner {
-                Some(inner) if is_table => within(inner, path, found),
-                _ if is_table || keys_beside(path).contains(&key.get_ref().as_ref()) => {}
-                _ => found.push((path.clone(), key.span().start)),
-            }
-            path.pop();
-        }
-    }
-    let mut found = Vec::new();
-    within(root, &mut Vec::new(), &mut found);
+/// A key that nothing knows, or that should be a table and is not.
+pub(super) struct Misfit {
+    pub(super) path: Vec<String>,
+    /// Its place in the text.
+    pub(super) at: usize,
+    pub(super) should_be_table: bool,
+}
+
+/// The first key that fits no struct. Serde alone would take an array for a struct, element by
+/// element, and a typo for nothing at all.
+pub(super) fn first_misfit(root: &DeTable<'_>) -> Option<Misfit> {
+    let mut misfits = Vec::new();
+    collect_misfits(root, &mut Vec::new(), &mut misfits);
     // The table is sorted by name; the user reads from the top.
-    found.into_iter().min_by_key(|(_, at)| *at)
+    misfits.into_iter().min_by_key(|misfit| misfit.at)
+}
+
+fn collect_misfits(table: &DeTable<'_>, path: &mut Vec<String>, misfits: &mut Vec<Misfit>) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        let should_be_table = is_table(path);
+        match value.get_ref().as_table() {
+            Some(inner) if should_be_table => collect_misfits(inner, path, misfits),
+            _ if !should_be_table && keys_beside(path).contains(&key.get_ref().as_ref()) => {}
+            _ => misfits.push(Misfit { path: path.clone(), at: key.span().start, should_be_table }),
+        }
+        path.pop();
+    }
 }
 
 /// What to write instead of an unknown key.

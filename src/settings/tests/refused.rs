@@ -6,6 +6,13 @@ use super::*;
 
 /// Lines appended to [`LEAST`] (whose last table is `[identity.sales]`), and the message.
 const APPENDED: &[(&str, &str)] = &[
+    ("[log]\nfilter = ['a']", "configuration: line 8: `log.filter` needs text in quotes"),
+    ("[proxy]\ntls = ['a.pem', 'b.pem']", "configuration: line 8: `proxy.tls` needs a table"),
+    ("[[log]]", "configuration: line 7: `log` needs a table"),
+    (
+        "[log]\n\"fil\\u001bter\" = 'x'",
+        "configuration: line 8: unknown key `log.fil\\u{1b}ter`: did you mean `filter`?",
+    ),
     (
         "[upstream]\nconect_timeout = '5s'",
         "configuration: line 8: unknown key `upstream.conect_timeout`: did you mean `connect_timeout`?",
@@ -56,7 +63,10 @@ const APPENDED: &[(&str, &str)] = &[
         "[proxy]\nlisten = 'localhost:8080'",
         "configuration: line 8: `proxy.listen` needs an IP address and port such as \"127.0.0.1:8080\", or an array of them",
     ),
-    ("[identity]\nbot = 5", "configuration: line 8: `identity.bot` needs a table"),
+    (
+        "[identity]\nbot = 5",
+        "configuration: line 8: `identity.bot` has to stand in a table with a name of your choice, as in [identity.NAME]",
+    ),
     (
         "[proxy]\nlisten = []",
         "proxy.listen is empty: name an address, or remove it to listen on 127.0.0.1:8080",
