@@ -1,6 +1,7 @@
 //! Ringbearer: a transparent authenticating reverse proxy for the RingCentral API.
 
 pub mod clock;
+pub mod sandbox;
 pub mod secret;
 pub mod settings;
 pub mod token;
