@@ -85,6 +85,11 @@ impl Clock {
         }
     }
 
+    /// Whether [`Clock::advance`] may move it.
+    pub const fn is_manual(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Moves a manual clock forward and wakes every sleeper whose time has come.
     ///
     /// # Panics

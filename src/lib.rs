@@ -5,6 +5,7 @@ pub mod clock;
 mod config;
 pub mod oauth;
 pub mod proxy;
+pub mod sandbox;
 pub mod secret;
 pub mod server;
 pub mod service;

@@ -15,7 +15,7 @@ idle_timeout = "10m"
 client_id = "bench"
 client_secret = "bench"
 token_url = "$5"
-token_requests_per_minute = 6000
+token_requests_per_minute = 1000
 [identity.bench]
 jwt = "bench"
 [store]
