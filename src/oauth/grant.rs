@@ -107,3 +107,83 @@ impl Credential {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::settings::ApplicationSettings;
+
+    fn identity(credential: Credential, client_secret: Option<&str>) -> IdentitySettings {
+        IdentitySettings {
+            name: "sales".into(),
+            application: Arc::new(ApplicationSettings {
+                name: "app".into(),
+                client_id: "client".into(),
+                client_secret: client_secret.map(Secret::new),
+                token_url: "https://host/token".parse().unwrap(),
+                revoke_url: "https://host/revoke".parse().unwrap(),
+                token_requests_per_minute: 5.try_into().unwrap(),
+            }),
+            credential,
+            endpoint_id: None,
+            access_token_ttl: None,
+            refresh_token_ttl: None,
+            scope: None,
+        }
+    }
+
+    fn opened_by(credential: Credential) -> String {
+        let identity = identity(credential, Some("secret"));
+        form(Grant::Open(&identity.credential), &identity).expose().to_owned()
+    }
+
+    #[test]
+    fn writes_each_credential_as_its_rfc_has_it() {
+        let jwt = Credential::Jwt(Secret::new("a.b+c"));
+        assert_eq!(
+            opened_by(jwt),
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=a.b%2Bc&refresh_token_ttl=0"
+        );
+        let code = Credential::AuthorizationCode {
+            code: Secret::new("c0de"),
+            redirect_uri: "http://127.0.0.1:1/cb".into(),
+            code_verifier: Some(Secret::new("v")),
+        };
+        assert_eq!(
+            opened_by(code),
+            "grant_type=authorization_code&code=c0de&redirect_uri=http%3A%2F%2F127.0.0.1%3A1%2Fcb&code_verifier=v"
+        );
+        let password = Credential::Password {
+            username: "+15550100".into(),
+            extension: Some("101".into()),
+            password: Secret::new("p&w"),
+        };
+        assert_eq!(
+            opened_by(password),
+            "grant_type=password&username=%2B15550100&extension=101&password=p%26w&refresh_token_ttl=0"
+        );
+        let refresh = Credential::RefreshToken(Secret::new("r1"));
+        assert_eq!(opened_by(refresh), "grant_type=refresh_token&refresh_token=r1");
+        assert_eq!(
+            opened_by(Credential::ClientCredentials),
+            "grant_type=client_credentials&refresh_token_ttl=0"
+        );
+    }
+
+    #[test]
+    fn sends_every_wish_as_configured_and_a_public_clients_id() {
+        let mut identity = identity(Credential::Jwt(Secret::new("j")), None);
+        identity.access_token_ttl = Some(Duration::from_secs(600));
+        identity.refresh_token_ttl = Some(Duration::from_secs(604_800));
+        identity.endpoint_id = Some("box-1".into());
+        identity.scope = Some("SMS ReadMessages".into());
+        let token = RefreshToken::new("r2");
+        assert_eq!(
+            form(Grant::Refresh(&token), &identity).expose(),
+            "grant_type=refresh_token&refresh_token=r2&access_token_ttl=600&refresh_token_ttl=604800\
+             &endpoint_id=box-1&scope=SMS+ReadMessages&client_id=client"
+        );
+    }
+}

@@ -165,3 +165,6 @@ fn date(text: &str, now: Timestamp) -> Option<Duration> {
     let at = httpdate::parse_http_date(text).ok()?;
     Some(at.duration_since(SystemTime::from(now)).unwrap_or(Duration::ZERO))
 }
+
+#[cfg(test)]
+mod tests;

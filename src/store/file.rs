@@ -271,3 +271,6 @@ fn encoded(name: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,3 +152,6 @@ impl Budget {
         self.silent_until = ahead.map(|until| until.min(now + LONGEST_PENALTY));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -289,3 +289,6 @@ impl View {
 
 /// A login takes a person; asking more often than this helps nobody.
 const RETRY_WHEN_LOST: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -489,3 +489,6 @@ impl Phase {
         Self::Waiting { until: now, cause: Cause::Nothing, then }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,11 @@ impl Script {
         self.gate.add_permits(1);
     }
 
+    /// Adds a line.
+    pub(crate) fn answer_next(&self, line: Line) {
+        self.lines.lock().unwrap().push_back(line);
+    }
+
     /// The forms that arrived, revocations with their path in front.
     pub(crate) fn received(&self) -> Vec<String> {
         self.received.lock().unwrap().clone()

@@ -20,6 +20,7 @@ pub(super) enum Fault {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Document<'a> {
     version: u64,
     /// SHA-256 of `session` in serialised form, as hexadecimal digits.
@@ -34,6 +35,7 @@ struct Versioned {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Session<'a> {
     generation: u64,
     provenance: String,
