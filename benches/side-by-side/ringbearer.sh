@@ -1,6 +1,7 @@
 #!/bin/sh
 # Starts ringbearer for compare.py: sh ringbearer.sh BINARY PORT UPSTREAM CA TOKEN_URL WORKERS DIR
 set -eu
+umask 077
 config="$7/ringbearer-$2.toml"
 cat > "$config" <<EOF
 [proxy]
