@@ -1,7 +1,10 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod main_path;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod support;
