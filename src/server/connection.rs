@@ -1,6 +1,7 @@
 //! One client connection: how long it may idle, and how it learns that the server is draining.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
-use crate::timers::{Deadline, Timers};
+use crate::timers::Deadline;
 
 /// The connections of one worker.
 #[derive(Clone, Debug, Default)]
@@ -83,22 +84,16 @@ pub(super) struct Serving<C> {
 }
 
 impl<C: GracefulConnection> Serving<C> {
+    /// The connection comes boxed, because a future that is moved from call to call leaves a copy
+    /// of itself in each, for as long as the connection lives.
     pub(super) fn new(
-        connection: C,
+        connection: Pin<Box<C>>,
         activity: Rc<Activity>,
         connections: Connections,
-        timers: &Timers,
+        idle: Deadline,
         idle_timeout: Duration,
     ) -> Self {
-        Self {
-            connection: Box::pin(connection),
-            activity,
-            idle: timers.deadline(idle_timeout),
-            idle_timeout,
-            connections,
-            key: None,
-            told: false,
-        }
+        Self { connection, activity, idle, idle_timeout, connections, key: None, told: false }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -118,20 +113,28 @@ impl<C: GracefulConnection> Serving<C> {
     }
 }
 
-impl<C: GracefulConnection> Future for Serving<C> {
-    type Output = Result<(), C::Error>;
+impl<C> Future for Serving<C>
+where
+    C: GracefulConnection,
+    C::Error: Display,
+{
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.register(cx);
         if self.connections.0.closing.get() && !self.told {
             self.told = true;
             self.connection.as_mut().graceful_shutdown();
         }
-        let ended = self.connection.as_mut().poll(cx);
-        if ended.is_pending() && self.has_idled_out(cx) {
-            return Poll::Ready(Ok(()));
+        match self.connection.as_mut().poll(cx) {
+            Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "client connection ended");
+                Poll::Ready(())
+            }
         }
-        ended
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -202,59 +204,56 @@ impl Worker {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
-        let worker = Rc::clone(self);
         match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(worker.speak_either(TokioIo::new(stream)))),
-            None => drop(spawn_local(worker.speak_h1(TokioIo::new(stream)))),
-            Some(tls) => drop(spawn_local(worker.speak_tls(tls, stream, peer))),
+            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream)))),
+            None => drop(spawn_local(self.h1(TokioIo::new(stream)))),
+            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer))),
         }
     }
 
-    async fn speak_tls(self: Rc<Self>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+    async fn shake_hands(self: Rc<Self>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
         match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
             Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.speak_h2(TokioIo::new(io)).await;
+                self.h2(TokioIo::new(io)).await;
             }
-            Ok(Ok(io)) => self.speak_h1(TokioIo::new(io)).await,
+            Ok(Ok(io)) => self.h1(TokioIo::new(io)).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
         }
     }
 
-    async fn speak_h1(self: Rc<Self>, io: impl Read + Write + Unpin + 'static) {
+    fn h1<I: Io>(self: &Rc<Self>, io: I) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
         let service = self.service(&activity);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
-        self.drive(connection, activity).await;
+        self.serving(Box::pin(connection), activity)
     }
 
-    async fn speak_h2(self: Rc<Self>, io: impl Read + Write + Unpin + 'static) {
+    fn h2<I: Io>(self: &Rc<Self>, io: I) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
         let service = self.service(&activity);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
-        self.drive(connection, activity).await;
+        self.serving(Box::pin(connection), activity)
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
-    async fn speak_either(self: Rc<Self>, io: impl Read + Write + Unpin + 'static) {
+    fn either<I: Io>(self: &Rc<Self>, io: I) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
         let service = self.service(&activity);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
-        self.drive(builder.serve_connection(io, service), activity).await;
+        let connection = builder.serve_connection(io, service).into_owned();
+        self.serving(Box::pin(connection), activity)
     }
 
-    async fn drive<C>(self: Rc<Self>, connection: C, activity: Rc<Activity>)
+    fn serving<C>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C>
     where
-        C: hyper_util::server::graceful::GracefulConnection,
-        C::Error: std::fmt::Display,
+        C: GracefulConnection,
+        C::Error: Display,
     {
         let connections = self.connections.clone();
-        let timeout = self.client_idle_timeout;
-        let serving = Serving::new(connection, activity, connections, &self.timers, timeout);
-        if let Err(error) = serving.await {
-            tracing::debug!(%error, "client connection ended");
-        }
+        let idle = self.timers.deadline(self.client_idle_timeout);
+        Serving::new(connection, activity, connections, idle, self.client_idle_timeout)
     }
 
     fn service(
@@ -265,7 +264,7 @@ impl Worker {
         Response = Response<Answering>,
         Error = Infallible,
         Future: 'static,
-    > + 'static {
+    > + use<> {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
@@ -282,6 +281,10 @@ impl Worker {
         answer.map(|content| Answering { content, _busy: busy })
     }
 }
+
+/// A client's stream of bytes.
+trait Io: Read + Write + Unpin + 'static {}
+impl<T: Read + Write + Unpin + 'static> Io for T {}
 
 /// An answer on its way; the connection is busy until it is dropped.
 pub(super) struct Answering {
