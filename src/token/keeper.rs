@@ -18,6 +18,7 @@ use crate::oauth::TokenError;
 use crate::settings::IdentitySettings;
 
 pub(super) mod driver;
+mod renewal;
 
 /// One identity's token. Its methods may be called from any thread and any runtime.
 #[derive(Debug)]

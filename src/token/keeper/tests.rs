@@ -536,3 +536,26 @@ async fn a_malformed_answer_replaces_nothing() {
     assert!(script.received().len() >= 4, "tried again");
     assert_ne!(process.token("sales").as_deref(), Some("Bearer access-1"));
 }
+
+#[tokio::test]
+async fn a_token_refused_while_it_is_being_renewed_is_withdrawn_at_once() {
+    let (store, clock) = (Arc::new(FlakyStore::default()), Clock::manual(NOW));
+    let script = Script::new(Vec::new(), false);
+    let process = Process::start(&[jwt("sales")], &store, &script, &clock).await;
+    script.release();
+    settle().await;
+    process.keeper("sales").accepted(Generation::new(1));
+    process.advance(3100).await;
+    assert_eq!(script.received().len(), 2, "renewing");
+    assert!(process.token("sales").is_some());
+    let caller = tokio::spawn({
+        let identities = Arc::clone(&process.identities);
+        let id = identities.only().unwrap();
+        async move { identities.keeper(id).rejected(Generation::new(1)).await }
+    });
+    settle().await;
+    assert!(process.token("sales").is_none(), "dead, and said so");
+    script.release();
+    caller.await.unwrap().expect("the renewal under way serves the refusal, too");
+    assert_eq!(script.received().len(), 2);
+}
