@@ -85,6 +85,11 @@ impl Clock {
         }
     }
 
+    /// Whether [`Clock::advance`] may move it.
+    pub const fn is_manual(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Moves a manual clock forward and wakes every sleeper whose time has come.
     ///
     /// # Panics
@@ -123,6 +128,23 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Clock::manual" } else { "Clock::system" })
+    }
+}
+
+/// Measures how long something took, by the monotonic clock. For logs and figures only.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        #[allow(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+        Self(std::time::Instant::now())
+    }
+
+    /// The time since the start.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
     }
 }
 

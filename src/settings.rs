@@ -8,9 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
-use http::uri::Authority;
 
 use crate::secret::Secret;
+
+pub use self::error::{SettingsError, UrlProblem, Warning};
+pub use self::load::{ConfigSource, Overrides};
+pub use self::origin::Origin;
+pub use crate::config::ConfigError;
+
+mod error;
+mod identity;
+mod load;
+mod origin;
+mod resolve;
+#[cfg(test)]
+mod tests;
 
 /// Everything `serve` needs.
 #[derive(Clone, Debug)]
@@ -76,27 +88,6 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
-}
-
-/// Scheme and authority: where a connection goes and what `Host` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Whether the connection is TLS.
-    pub tls: bool,
-    /// Host, and port where it is not the scheme's own.
-    pub authority: Authority,
-}
-
-impl Origin {
-    /// The host without port and without the brackets of an IPv6 literal.
-    pub fn host(&self) -> &str {
-        self.authority.host().trim_matches(['[', ']'])
-    }
-
-    /// The port, the scheme's own if none is written.
-    pub fn port(&self) -> u16 {
-        self.authority.port_u16().unwrap_or(if self.tls { 443 } else { 80 })
-    }
 }
 
 /// `[application.NAME]`: a RingCentral app, to whom the budget of token requests belongs.

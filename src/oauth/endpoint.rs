@@ -138,16 +138,12 @@ fn failed(error: reqwest::Error) -> TokenError {
 }
 
 /// The client for [`TokenEndpoint::new`]: no redirects, no proxy but `proxy`, no retries, nothing
-/// connected yet. Without `tls` it speaks plain HTTP only.
+/// connected yet.
 pub fn http_client(
-    tls: Option<rustls::ClientConfig>,
+    mut tls: rustls::ClientConfig,
     proxy: Option<&Uri>,
     timeout: Duration,
 ) -> Result<reqwest::Client, ClientError> {
-    let mut tls = match tls {
-        Some(tls) => tls,
-        None => trusting_nobody()?,
-    };
     // This client knows HTTP/1.1 only; an offer of h2 would be taken up.
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let builder = reqwest::Client::builder()
@@ -169,24 +165,12 @@ pub fn http_client(
     builder.build().map_err(ClientError::Build)
 }
 
-/// Loads no certificates, which is what costs time at start.
-fn trusting_nobody() -> Result<rustls::ClientConfig, ClientError> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ClientError::Tls)?;
-    Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
-}
-
 /// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The proxy's URI does not do.
     #[error("upstream.http_proxy is not usable: write it as http://host:port")]
     Proxy(#[source] reqwest::Error),
-    /// The TLS library refused its own defaults.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] rustls::Error),
     /// The client could not be made.
     #[error("the HTTP client for the token endpoint cannot be set up")]
     Build(#[source] reqwest::Error),

@@ -4,6 +4,7 @@
 //! of one is none of the others'.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,12 @@ pub struct Identities {
     store: Arc<dyn TokenStore>,
     endpoint: TokenEndpoint,
     clock: Clock,
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.keepers.iter().map(|keeper| keeper.name())).finish()
+    }
 }
 
 impl Identities {

@@ -1,0 +1,250 @@
+//! The command line: which commands there are, what they have in common, and how they fail.
+//!
+//! There is no flag for a secret, because every user of a machine can list arguments (threat 40).
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::secret::Environment;
+use crate::service::StartError;
+use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::telemetry;
+
+mod check;
+mod serve;
+
+/// What was written on the command line.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ConfigurationFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy (the default)
+    Serve(ConfigurationFlags),
+    /// Say what the configuration means, without starting anything
+    ///
+    /// Reads the configuration and every secret that it names, checks the whole, and prints what
+    /// `serve` would do, without the secrets. Exits with 2 if `serve` would refuse it.
+    Check(ConfigurationFlags),
+}
+
+/// Where the configuration is, and what the command line says instead.
+#[derive(Debug, Args)]
+struct ConfigurationFlags {
+    /// Configuration in TOML; see proxy.example.toml
+    ///
+    /// Without it the variables of RingCentral's sample apps make one identity: `RC_APP_CLIENT_ID`,
+    /// `RC_APP_CLIENT_SECRET`, `RC_USER_JWT` and, if not production, `RC_SERVER_URL`.
+    #[arg(long, value_name = "FILE", env = "RINGBEARER_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<SocketAddr>,
+    /// Let other machines in: anyone who reaches the port acts as the identity
+    #[arg(long)]
+    allow_remote_clients: bool,
+    /// Send requests here instead of to `upstream.url`
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Lines for people or for machines
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// What to log, as in "warn" or "info,ringbearer=debug"
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+impl Cli {
+    /// Runs the command; `serve` if none was named.
+    pub fn run(self, environment: Environment<'_>) -> Result<(), Failure> {
+        match self.command.unwrap_or(Command::Serve(self.serve)) {
+            Command::Serve(flags) => {
+                let (settings, warnings) = flags.settings(environment)?;
+                serve::run(&settings, &warnings)
+            }
+            Command::Check(flags) => {
+                let (settings, warnings) = flags.settings(environment)?;
+                check::run(&settings, &warnings, &mut io::stdout().lock()).map_err(Failure::Output)
+            }
+        }
+    }
+}
+
+impl ConfigurationFlags {
+    fn settings(
+        self,
+        environment: Environment<'_>,
+    ) -> Result<(Settings, Vec<Warning>), SettingsError> {
+        let source = self.config.map_or(ConfigSource::Environment, ConfigSource::File);
+        let overrides = Overrides {
+            listen: self.listen,
+            allow_remote_clients: self.allow_remote_clients,
+            upstream: self.upstream,
+            log_format: self.log_format,
+            log_filter: self.log,
+        };
+        Settings::load(&source, overrides, environment)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// What the command had to say could not be written.
+    #[error("standard output cannot be written")]
+    Output(#[source] io::Error),
+    /// The proxy did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The system gives no event queue.
+    #[error("the runtime cannot be started")]
+    Runtime(#[source] io::Error),
+    /// The system gives no signals.
+    #[error("signals cannot be listened for")]
+    Signals(#[source] io::Error),
+    /// A second signal came while draining.
+    #[error("ended while requests were in progress, because it was asked for twice")]
+    Cut,
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => REFUSED,
+            _ => FAILED,
+        }
+    }
+}
+
+/// Prints a failure with all its causes in one line, and gives its exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    complain(failure);
+    ExitCode::from(failure.exit_code())
+}
+
+/// Prints the help that was asked for (0), or what is wrong with the command line (2).
+pub fn show(help_or_usage: &clap::Error) -> ExitCode {
+    // Who closed the output does not want it.
+    let _ = help_or_usage.print();
+    ExitCode::from(if help_or_usage.use_stderr() { REFUSED } else { 0 })
+}
+
+fn complain(error: &(dyn Error + 'static)) {
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(io::stderr(), "ringbearer: {}", telemetry::chain(error));
+}
+
+/// Exit code of a command that failed while it ran.
+const FAILED: u8 = 1;
+/// Exit code for a command line or a configuration that is refused.
+const REFUSED: u8 = 2;
+
+const LONG_ABOUT: &str = "\
+A transparent authenticating reverse proxy for the RingCentral API.
+
+Apps send plain requests to it; it adds the access token, renews it ahead of its end, and sends a
+request again when RingCentral refused its token.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  ringbearer --config proxy.toml                    run the proxy
+  ringbearer check --config proxy.toml              what does this file mean, is it good?
+  ringbearer --config proxy.toml --log debug        what is going on?
+  RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
+                                                    run without a file
+  curl http://127.0.0.1:8080/restapi/v1.0/account/~ try it
+
+Exit codes:
+  0  done
+  1  failed while running
+  2  the command line or the configuration is refused; the message says how to cure it
+
+Secrets come from files, the environment or systemd credentials, never from the command line.";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_and_takes_the_same_flags_either_way() {
+        let flags = "--config a.toml --listen 127.0.0.1:1 --listen [::1]:2 --upstream https://x --log debug";
+        let bare = parse(&format!("ringbearer {flags}"));
+        assert!(bare.command.is_none());
+        let Some(Command::Serve(named)) = parse(&format!("ringbearer serve {flags}")).command
+        else {
+            panic!("serve was named");
+        };
+        for flags in [bare.serve, named] {
+            assert_eq!(flags.config.as_deref(), Some(Path::new("a.toml")));
+            assert_eq!(flags.listen.len(), 2);
+            assert_eq!(
+                (flags.upstream.as_deref(), flags.log.as_deref()),
+                (Some("https://x"), Some("debug"))
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_command_line_is_told_from_help() {
+        for (line, is_error) in [
+            ("ringbearer --help", false),
+            ("ringbearer --version", false),
+            ("ringbearer --listen here", true),
+            ("ringbearer --log-format xml", true),
+            ("ringbearer --listen 127.0.0.1:1 check", true),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.use_stderr(), is_error, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_flag_takes_a_secret_and_one_that_is_tried_is_not_repeated() {
+        for flag in ["--jwt", "--client-secret", "--password", "--refresh-token"] {
+            let error = Cli::try_parse_from(["ringbearer", &format!("{flag}=canary")]);
+            let message = error.expect_err(flag).to_string();
+            assert!(
+                message.contains("unexpected argument") && !message.contains("canary"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_configuration_exits_with_2() {
+        let failure = parse("ringbearer check --config /nonexistent").run(&|_| None).unwrap_err();
+        assert_eq!(failure.exit_code(), REFUSED);
+        assert_eq!(
+            telemetry::chain(&failure),
+            "configuration file \"/nonexistent\" is not readable: no such file or directory"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! `check`: say what the configuration means. Masks and names only, no secret.
+
+use std::io::{self, Write};
+
+use humantime::format_duration;
+
+use crate::settings::{
+    ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings, ProxySettings,
+    Settings, StoreSettings, UpstreamSettings, Warning,
+};
+
+/// Prints the summary and the warnings to `out`. A reader that has enough (`| head`) is no failure.
+pub(super) fn run(
+    settings: &Settings,
+    warnings: &[Warning],
+    out: &mut impl Write,
+) -> io::Result<()> {
+    match summary(settings, warnings, out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> io::Result<()> {
+    proxy(&settings.proxy, out)?;
+    upstream(&settings.upstream, out)?;
+    let mut shown: Vec<&str> = Vec::new();
+    for identity in &settings.identities {
+        if !shown.contains(&identity.application.name.as_str()) {
+            application(&identity.application, out)?;
+            shown.push(&identity.application.name);
+        }
+    }
+    for identity in &settings.identities {
+        writeln!(out, "identity     {}", described(identity))?;
+    }
+    let StoreSettings::File { directory } = &settings.store;
+    writeln!(out, "store        files in {}", directory.display())?;
+    log(&settings.log, out)?;
+    for warning in warnings {
+        writeln!(out, "warning      {warning}")?;
+    }
+    writeln!(out, "The configuration is good.")
+}
+
+fn proxy(proxy: &ProxySettings, out: &mut impl Write) -> io::Result<()> {
+    let scheme = if proxy.tls.is_some() { "https" } else { "http" };
+    for address in &proxy.listen {
+        writeln!(out, "listen       {scheme}://{address}")?;
+    }
+    let workers = proxy.workers;
+    let wait = format_duration(proxy.token_wait);
+    writeln!(out, "             {workers} workers, a request waits up to {wait} for a token")
+}
+
+fn upstream(upstream: &UpstreamSettings, out: &mut impl Write) -> io::Result<()> {
+    let protocol = if upstream.http2 { "HTTP/2 if offered" } else { "HTTP/1.1" };
+    write!(out, "upstream     {}, {protocol}", upstream.origin)?;
+    if let Some(proxy) = &upstream.http_proxy {
+        write!(out, ", by way of {proxy}")?;
+    }
+    if let Some(file) = &upstream.ca_file {
+        write!(out, ", trusting {}", file.display())?;
+    }
+    writeln!(out)
+}
+
+fn application(application: &ApplicationSettings, out: &mut impl Write) -> io::Result<()> {
+    let ApplicationSettings { name, client_id, token_url, token_requests_per_minute, .. } =
+        application;
+    let secret = if application.client_secret.is_some() { "with" } else { "without" };
+    writeln!(out, "application  {name}: client id {client_id:?} {secret} secret")?;
+    writeln!(out, "             {token_requests_per_minute} token requests a minute to {token_url}")
+}
+
+fn described(identity: &IdentitySettings) -> String {
+    let credential = match &identity.credential {
+        Credential::Jwt(_) => "a JWT".to_owned(),
+        Credential::RefreshToken(_) => "a refresh token, good once".to_owned(),
+        Credential::AuthorizationCode { .. } => "an authorization code, good once".to_owned(),
+        Credential::Password { username, .. } => format!("the password of {username:?}"),
+        Credential::ClientCredentials => "client credentials".to_owned(),
+    };
+    format!("{}: logs in to {} with {credential}", identity.name, identity.application.name)
+}
+
+fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
+    let format = match log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "JSON",
+    };
+    let requests = if log.requests { "a line for each request" } else { "no lines for requests" };
+    writeln!(out, "log          {format}, filter {:?}, {requests}", log.filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{ConfigSource, Overrides};
+
+    fn settings() -> (Settings, Vec<Warning>) {
+        let toml = "[proxy]\nlisten = ['127.0.0.1:8080', '0.0.0.0:80']\nallow_remote_clients = true\nworkers = 2\n\
+             [application.crm]\nclient_id = 'id'\nclient_secret = 'canary'\n\
+             [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\n\
+             [store]\ndirectory = '/var/lib/ringbearer'";
+        let source = ConfigSource::Text(toml.to_owned());
+        Settings::load(&source, Overrides::default(), &|_| None).unwrap()
+    }
+
+    #[test]
+    fn the_summary_says_what_serve_would_do_without_the_secrets() {
+        let (settings, warnings) = settings();
+        let mut out = Vec::new();
+        run(&settings, &warnings, &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\
+listen       http://127.0.0.1:8080
+listen       http://0.0.0.0:80
+             2 workers, a request waits up to 10s for a token
+upstream     https://platform.ringcentral.com, HTTP/1.1
+application  crm: client id \"id\" with secret
+             5 token requests a minute to https://platform.ringcentral.com/restapi/oauth/token
+identity     bot: logs in to crm with client credentials
+identity     sales: logs in to crm with a JWT
+store        files in /var/lib/ringbearer
+log          text, filter \"info\", a line for each request
+warning      whoever reaches 0.0.0.0:80 acts as the identity (proxy.allow_remote_clients)
+The configuration is good.
+"
+        );
+    }
+
+    #[test]
+    fn only_a_reader_that_has_enough_is_forgiven() {
+        struct Refusing(io::ErrorKind);
+        impl Write for Refusing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (settings, warnings) = settings();
+        assert!(run(&settings, &warnings, &mut Refusing(io::ErrorKind::BrokenPipe)).is_ok());
+        assert!(run(&settings, &warnings, &mut Refusing(io::ErrorKind::StorageFull)).is_err());
+    }
+}

@@ -1,0 +1,378 @@
+//! The main path: a plain request in, an authenticated one out, a 401 healed by one replay.
+//!
+//! One [`Proxy`] serves one worker thread and shares nothing with the others but the tokens, so
+//! nothing on this path waits for another thread. [`Proxy::handle`] reads from top to bottom in the
+//! order in which things happen.
+
+pub mod access;
+pub mod body;
+pub mod error;
+pub mod headers;
+mod outbound;
+mod record;
+pub mod replay;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+
+pub use outbound::Outbound;
+
+use crate::timers::Timers;
+use crate::token::Generation;
+use crate::token::identities::{Identities, IdentityId};
+use crate::token::slot::LocalBearer;
+use crate::upstream::{SendError, Upstream};
+use body::{KeepLimit, Outgoing, Replayable};
+use error::ProxyError;
+use headers::Injected;
+use record::Record;
+use replay::{Reason, Refusal, Verdict};
+
+/// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
+pub const REPLAY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-replay");
+
+/// The most that is read of a 401 to find its code.
+const MAX_REFUSAL: usize = 16 * 1024;
+
+/// An answer of RingCentral's.
+type Answer = Response<crate::upstream::Content<Outgoing<Incoming>>>;
+
+/// The proxy of one worker thread.
+#[derive(Debug)]
+pub struct Proxy {
+    identities: Arc<Identities>,
+    upstream: Upstream<Outgoing<Incoming>>,
+    timers: Timers,
+    local: RefCell<Vec<Local>>,
+    limits: Limits,
+    names: Names,
+    log_requests: bool,
+}
+
+/// How long and how much.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long a request may wait for a token.
+    pub token_wait: Duration,
+    /// What is kept for a replay.
+    pub keep: KeepLimit,
+}
+
+/// What the proxy calls itself and the other side.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// `Host` upstream.
+    pub host: HeaderValue,
+    /// This process in `Via`: unique, so that a loop shows.
+    pub pseudonym: String,
+    via_h1: HeaderValue,
+    via_h2: HeaderValue,
+}
+
+impl Names {
+    /// `host` for the upstream; `pseudonym` must be a token (RFC 9110 §5.6.2).
+    pub fn new(host: HeaderValue, pseudonym: String) -> Self {
+        let via = |version| HeaderValue::from_str(&format!("{version} {pseudonym}"));
+        let (via_h1, via_h2) = (via("1.1").expect("a token"), via("2").expect("a token"));
+        Self { host, pseudonym, via_h1, via_h2 }
+    }
+
+    fn via(&self, received: Version) -> &HeaderValue {
+        if received == Version::HTTP_2 { &self.via_h2 } else { &self.via_h1 }
+    }
+}
+
+/// What this thread knows of one identity.
+#[derive(Debug, Default)]
+struct Local {
+    bearer: LocalBearer,
+    /// The newest generation that this thread has seen work.
+    accepted: Generation,
+}
+
+/// The token of one send.
+struct Token {
+    value: HeaderValue,
+    generation: Generation,
+}
+
+/// A client's request, ready to be sent, twice if need be.
+struct Exchange {
+    identity: IdentityId,
+    method: Method,
+    target: Uri,
+    fields: HeaderMap,
+    content: Replayable<Incoming>,
+    sends: u8,
+}
+
+impl Proxy {
+    /// A proxy for the thread that `upstream` and `timers` belong to.
+    pub fn new(
+        identities: Arc<Identities>,
+        upstream: Upstream<Outgoing<Incoming>>,
+        timers: Timers,
+        limits: Limits,
+        names: Names,
+        log_requests: bool,
+    ) -> Self {
+        let local = RefCell::default();
+        Self { identities, upstream, timers, local, limits, names, log_requests }
+    }
+
+    /// Answers one request: RingCentral's answer, or an error of the proxy's own.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<Outbound> {
+        let mut record = Record::begin(&request, self.log_requests);
+        let answer = match self.relay(request, &mut record).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                record.failed(&error);
+                error.into_response().map(Outbound::local)
+            }
+        };
+        record.end(&answer);
+        answer
+    }
+
+    /// Drops the upstream connections that have idled too long.
+    pub fn sweep(&self) {
+        self.upstream.sweep();
+    }
+
+    async fn relay(
+        &self,
+        request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Response<Outbound>, ProxyError> {
+        let (head, content) = request.into_parts();
+        access::admit(&head.method, &head.uri, head.version, &head.headers)
+            .map_err(ProxyError::Refused)?;
+        if headers::has_looped(&head.headers, &self.names.pseudonym) {
+            return Err(ProxyError::Loop);
+        }
+        let identity = self.identity(&head.headers)?;
+        let token = match self.current_token(identity) {
+            Some(token) => token,
+            None => Box::pin(self.awaited_token(identity)).await?,
+        };
+        let mut exchange = self.prepare(head, content, identity, &token);
+        let answer = self.send(&mut exchange).await?;
+        record.answered(self.identities.keeper(identity).name(), token.generation);
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            // Boxed: rare, and its state would make every connection's future twice as large.
+            return Box::pin(self.heal(exchange, token, answer, record)).await;
+        }
+        self.note_accepted(identity, token.generation);
+        Ok(self.to_client(answer))
+    }
+
+    fn identity(&self, fields: &HeaderMap) -> Result<IdentityId, ProxyError> {
+        let Some(wanted) = fields.get(access::IDENTITY_FIELD) else {
+            return self.identities.only().ok_or(ProxyError::NoIdentity);
+        };
+        let name = String::from_utf8_lossy(wanted.as_bytes());
+        self.identities.find(&name).ok_or_else(|| ProxyError::UnknownIdentity(name.into_owned()))
+    }
+
+    fn current_token(&self, identity: IdentityId) -> Option<Token> {
+        let mut local = self.local.borrow_mut();
+        if local.len() <= identity.index() {
+            local.resize_with(identity.index() + 1, Local::default);
+        }
+        let slot = self.identities.keeper(identity).slot();
+        let bearer = local[identity.index()].bearer.current(slot, self.timers.now())?;
+        Some(Token { value: bearer.value.clone(), generation: bearer.generation })
+    }
+
+    /// The request came before the token did: wait for it, but not for ever.
+    async fn awaited_token(&self, identity: IdentityId) -> Result<Token, ProxyError> {
+        let keeper = self.identities.keeper(identity);
+        let waited = self.timers.within(self.limits.token_wait, keeper.wait_usable()).await;
+        let why = match waited {
+            Ok(Ok(())) => match self.current_token(identity) {
+                Some(token) => return Ok(token),
+                None => keeper.unavailable(),
+            },
+            Ok(Err(why)) => why,
+            Err(_) => keeper.unavailable(),
+        };
+        Err(ProxyError::NoToken { identity: keeper.name().to_owned(), why })
+    }
+
+    fn prepare(
+        &self,
+        head: Parts,
+        content: Incoming,
+        identity: IdentityId,
+        token: &Token,
+    ) -> Exchange {
+        let mut fields = head.headers;
+        let (host, via) = (Some(&self.names.host), self.names.via(head.version));
+        headers::to_upstream(&mut fields, Injected { bearer: &token.value, host, via });
+        Exchange {
+            identity,
+            method: head.method,
+            target: origin_form(head.uri),
+            fields,
+            content: Replayable::new(content, &self.limits.keep),
+            sends: 0,
+        }
+    }
+
+    /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
+    async fn send(&self, exchange: &mut Exchange) -> Result<Answer, ProxyError> {
+        loop {
+            let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
+            let content = &exchange.content;
+            match self.upstream.send(request, || content.progress()).await {
+                Ok(answer) => return Ok(answer),
+                Err(_) if content.state() == replay::Content::Broken => {
+                    return Err(ProxyError::ClientBroke);
+                }
+                Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {}
+                Err(error) => return Err(ProxyError::Upstream(error)),
+            }
+        }
+    }
+
+    /// RingCentral refused the request. If a newer token may help, gets one and sends it again.
+    async fn heal(
+        &self,
+        mut exchange: Exchange,
+        token: Token,
+        answer: Answer,
+        record: &mut Record,
+    ) -> Result<Response<Outbound>, ProxyError> {
+        let refused = self.read_refusal(answer).await?;
+        let refusal = Refusal::read(refused.body().prefix());
+        record.refused(refusal.code());
+        let content = exchange.content.state();
+        if exchange.sends > 1 {
+            return Ok(self.not_replayed(refused, Reason::AlreadyResent));
+        }
+        match replay::verdict(&refusal, content) {
+            Verdict::Relay(reason) => Ok(self.not_replayed(refused, reason)),
+            Verdict::RenewAndRelay(reason) => {
+                self.renew_meanwhile(exchange.identity, token.generation);
+                Ok(self.not_replayed(refused, reason))
+            }
+            Verdict::Replay => match self.newer_token(exchange.identity, token.generation).await {
+                None => Ok(self.not_replayed(refused, Reason::NoNewerToken)),
+                Some(newer) => {
+                    drop(refused);
+                    self.replay(&mut exchange, newer, record).await
+                }
+            },
+        }
+    }
+
+    /// Reads the content of a 401 as far as is needed to judge it.
+    async fn read_refusal(&self, answer: Answer) -> Result<Response<Outbound>, ProxyError> {
+        let (head, content) = answer.into_parts();
+        let limit = self.limits.token_wait;
+        match self.timers.within(limit, Outbound::read_prefix(content, MAX_REFUSAL)).await {
+            Ok(content) => Ok(Response::from_parts(head, content)),
+            Err(_) => Err(ProxyError::Upstream(SendError::Timeout(limit))),
+        }
+    }
+
+    async fn newer_token(&self, identity: IdentityId, refused: Generation) -> Option<Token> {
+        let renewal = self.identities.keeper(identity).rejected(refused);
+        let renewed = self.timers.within(self.limits.token_wait, renewal).await;
+        if !matches!(renewed, Ok(Ok(()))) {
+            return None;
+        }
+        self.current_token(identity).filter(|token| token.generation > refused)
+    }
+
+    async fn replay(
+        &self,
+        exchange: &mut Exchange,
+        newer: Token,
+        record: &mut Record,
+    ) -> Result<Response<Outbound>, ProxyError> {
+        exchange.fields.insert(AUTHORIZATION, newer.value);
+        let answer = self.send(exchange).await?;
+        record.replayed(newer.generation);
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            self.note_accepted(exchange.identity, newer.generation);
+        }
+        let mut answer = self.to_client(answer);
+        answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
+        Ok(answer)
+    }
+
+    fn renew_meanwhile(&self, identity: IdentityId, refused: Generation) {
+        let identities = Arc::clone(&self.identities);
+        tokio::task::spawn_local(async move {
+            // Its outcome reaches the log and the next request.
+            let _ = identities.keeper(identity).rejected(refused).await;
+        });
+    }
+
+    fn note_accepted(&self, identity: IdentityId, generation: Generation) {
+        let known = &mut self.local.borrow_mut()[identity.index()].accepted;
+        if *known < generation {
+            *known = generation;
+            self.identities.keeper(identity).accepted(generation);
+        }
+    }
+
+    fn to_client(&self, answer: Answer) -> Response<Outbound> {
+        let mut answer = answer.map(Outbound::upstream);
+        headers::to_client(answer.headers_mut(), &self.names.via_h1);
+        answer
+    }
+
+    fn not_replayed(&self, mut refused: Response<Outbound>, why: Reason) -> Response<Outbound> {
+        let fields = refused.headers_mut();
+        headers::to_client(fields, &self.names.via_h1);
+        fields.insert(REPLAY_FIELD, HeaderValue::from_static(why.as_str()));
+        refused
+    }
+}
+
+impl Exchange {
+    /// The next send; `None` if the content is gone.
+    fn request(&mut self) -> Option<Request<Outgoing<Incoming>>> {
+        let mut request = Request::new(self.content.attempt()?);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.fields.clone();
+        self.sends += 1;
+        Some(request)
+    }
+
+    /// Whether sending it again does no harm, and it has not been sent twice.
+    fn may_be_resent(&self) -> bool {
+        self.sends < 2
+            && self.method.is_idempotent()
+            && self.content.state() == replay::Content::Kept
+    }
+}
+
+/// The client's own path and query, to the byte; whatever else the target named is dropped.
+fn origin_form(target: Uri) -> Uri {
+    let query = target.query().and_then(access::without_access_token);
+    if target.authority().is_none() && query.is_none() {
+        return target;
+    }
+    let path = target.path();
+    let path_and_query = match query.as_deref() {
+        None => return target.path_and_query().cloned().map(Uri::from).unwrap_or_default(),
+        Some("") => path.to_owned(),
+        Some(query) => format!("{path}?{query}"),
+    };
+    Uri::from(PathAndQuery::try_from(path_and_query).expect("parts of a checked target"))
+}
+
+/// Shared by everything that runs on one worker thread.
+pub type SharedProxy = Rc<Proxy>;

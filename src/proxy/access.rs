@@ -1,0 +1,209 @@
+//! Who may call, as which identity, and what may pass at all. PURE over the request's parts.
+//!
+//! Everything is judged on the bytes that will be sent. The endpoints that hand out or end tokens
+//! never pass with an injected identity: whoever could reach `/restapi/oauth/revoke` through the
+//! proxy could end the session of everybody behind it.
+
+use std::borrow::Cow;
+
+use http::header::{HOST, HeaderMap};
+use http::{Method, Uri, Version};
+
+/// Why a request goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// CONNECT and TRACE are for other intermediaries.
+    Method,
+    /// HTTP/1.1 asks for exactly one `Host` (RFC 9112 §3.2).
+    Host,
+    /// The target is neither a path nor an absolute URI.
+    Target,
+    /// An endpoint that hands out or ends tokens.
+    TokenManagement,
+}
+
+/// Judges the request line and `Host`.
+pub fn admit(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    fields: &HeaderMap,
+) -> Result<(), Refusal> {
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(Refusal::Method);
+    }
+    if version == Version::HTTP_11 && fields.get_all(HOST).iter().count() != 1 {
+        return Err(Refusal::Host);
+    }
+    let path = uri.path();
+    let is_asterisk = path == "*" && *method == Method::OPTIONS;
+    if !path.starts_with('/') && !is_asterisk {
+        return Err(Refusal::Target);
+    }
+    if manages_tokens(path) { Err(Refusal::TokenManagement) } else { Ok(()) }
+}
+
+/// The field by which a client names the identity it wants, where there is more than one.
+pub const IDENTITY_FIELD: &str = "x-ringbearer-identity";
+
+/// Whether any reading of `path` leads to an endpoint that hands out or ends tokens.
+///
+/// Servers differ in how often they decode, whether they fold `\`, `//` and dot segments, and what
+/// they do with `;parameters`, so the path is judged after all of it.
+fn manages_tokens(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    let oauth_at =
+        |at: usize| bytes[at..].get(..5).is_some_and(|s| s.eq_ignore_ascii_case(b"oauth"));
+    let suspicious = memchr::memchr3(b'%', b'\\', b';', bytes).is_some()
+        || memchr::memchr2_iter(b'o', b'O', bytes).any(oauth_at);
+    suspicious && is_token_endpoint(&canonical(path))
+}
+
+fn is_token_endpoint(canonical: &str) -> bool {
+    let Some(rest) = canonical.strip_prefix("/restapi/") else { return false };
+    // `/restapi/v1.0/oauth/…` is not documented, and not worth finding out about.
+    let mut segments = rest.split('/').skip_while(|segment| *segment != "oauth").skip(1);
+    matches!(
+        segments.next(),
+        Some("token" | "revoke" | "authorize" | "introspect" | "device_authorization")
+    )
+}
+
+/// The lower-case path after every kind of decoding and folding a server might do.
+fn canonical(path: &str) -> String {
+    let mut decoded = Cow::Borrowed(path.as_bytes());
+    while decoded.contains(&b'%') {
+        let again = percent_decode(&decoded);
+        if again == *decoded {
+            break;
+        }
+        decoded = Cow::Owned(again);
+    }
+    let text = String::from_utf8_lossy(&decoded).to_ascii_lowercase().replace('\\', "/");
+    let mut segments = Vec::new();
+    for segment in text.split('/') {
+        match segment.split(';').next().unwrap_or_default() {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    format!("/{}", segments.join("/"))
+}
+
+fn percent_decode(bytes: &[u8]) -> Vec<u8> {
+    let hex = |byte: u8| char::from(byte).to_digit(16);
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        if let (b'%', [high, low, after @ ..]) = (first, tail)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(u8::try_from(high * 16 + low).expect("two hex digits"));
+            rest = after;
+        } else {
+            decoded.push(*first);
+            rest = tail;
+        }
+    }
+    decoded
+}
+
+/// `query` without the parameters named `access_token`; `None` if there are none.
+///
+/// RingCentral takes a token from there too (RFC 6750 §2.3), so one that an app left in a link would
+/// contradict the injected one. The rest keeps its bytes.
+pub fn without_access_token(query: &str) -> Option<String> {
+    let is_token = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name == "access_token"
+            || name.contains(['%', '+']) && percent_decode(name.as_bytes()) == b"access_token"
+    };
+    let suspicious = memchr::memmem::find(query.as_bytes(), b"token").is_some()
+        || memchr::memchr(b'%', query.as_bytes()).is_some();
+    if !suspicious || !query.split('&').any(|pair| is_token(&pair)) {
+        return None;
+    }
+    Some(query.split('&').filter(|pair| !is_token(pair)).collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(method: &Method, target: &str, hosts: &[&'static str]) -> Result<(), Refusal> {
+        let mut fields = HeaderMap::new();
+        for host in hosts {
+            fields.append(HOST, http::HeaderValue::from_static(host));
+        }
+        admit(method, &target.parse().unwrap(), Version::HTTP_11, &fields)
+    }
+
+    #[test]
+    fn ordinary_calls_pass() {
+        for target in [
+            "/restapi/v1.0/account/~/extension/~",
+            "/restapi/oauth/wstoken",
+            "/restapi/v1.0/account/~/call-log?dateFrom=2024-01-01T00%3A00%3A00Z",
+            "/restapi/v1.0/client-info",
+            "/restapi/v1.0/Account/~/a%2Fb",
+            "http://elsewhere.test/restapi/v1.0/status",
+        ] {
+            assert_eq!(admitted(&Method::GET, target, &["localhost"]), Ok(()), "{target}");
+        }
+        assert_eq!(admitted(&Method::OPTIONS, "*", &["localhost"]), Ok(()));
+    }
+
+    #[test]
+    fn no_spelling_of_a_token_endpoint_passes() {
+        for target in [
+            "/restapi/oauth/token",
+            "/restapi/oauth/revoke?x=1",
+            "/restapi/oauth/authorize",
+            "/restapi/oauth/introspect/",
+            "/restapi/OAuth/Token",
+            "/RESTAPI/oauth/token",
+            "/restapi//oauth///token",
+            "/restapi/./oauth/token",
+            "/restapi/v1.0/../oauth/token",
+            "/restapi/v1.0/oauth/token",
+            "/restapi/%6fauth/token",
+            "/restapi/oauth%2Ftoken",
+            "/restapi/oauth%252ftoken",
+            "/restapi/v1.0/%2e%2e/oauth/token",
+            "/restapi;a=b/oauth;c/token;d",
+            "/restapi/oauth/%74oken",
+            "/x/%5c..%5crestapi/oauth/token",
+            "http://elsewhere.test/restapi/oauth/token",
+        ] {
+            let verdict = admitted(&Method::POST, target, &["localhost"]);
+            assert_eq!(verdict, Err(Refusal::TokenManagement), "{target}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_methods_are_checked() {
+        assert_eq!(admitted(&Method::GET, "/", &[]), Err(Refusal::Host));
+        assert_eq!(admitted(&Method::GET, "/", &["a", "a"]), Err(Refusal::Host));
+        assert_eq!(admitted(&Method::TRACE, "/", &["a"]), Err(Refusal::Method));
+        assert_eq!(admitted(&Method::CONNECT, "a:443", &["a"]), Err(Refusal::Method));
+        let none = HeaderMap::new();
+        let uri = Uri::from_static("/");
+        assert_eq!(admit(&Method::GET, &uri, Version::HTTP_10, &none), Ok(()));
+    }
+
+    #[test]
+    fn a_token_in_the_query_is_taken_out_and_the_rest_kept_to_the_byte() {
+        let cases = [
+            ("access_token=abc", Some("")),
+            ("a=1&access_token=abc&b=%20x+y", Some("a=1&b=%20x+y")),
+            ("access%5Ftoken=abc&access_token&z", Some("z")),
+            ("a=access_token", None),
+            ("my_access_token=1&x=%41", None),
+            ("", None),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(without_access_token(query).as_deref(), expected, "{query}");
+        }
+    }
+}

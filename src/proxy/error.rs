@@ -1,0 +1,182 @@
+//! The proxy's own refusals: what went wrong, whose fault it was, and what the client is told.
+//!
+//! They look like RingCentral's errors (`errorCode`, `message`, `errors`), so that an app's error
+//! handling works on them, with codes `RBR-…` and a field that says who answered.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use super::access::Refusal;
+use crate::token::keeper::Unavailable;
+use crate::upstream::{ConnectError, SendError};
+
+/// The field that marks an answer as the proxy's own; its value is the code.
+pub const ERROR_FIELD: &str = "x-ringbearer-error";
+
+/// Why a request got no answer from RingCentral.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The request must not pass.
+    #[error("{}", refusal_message(*.0))]
+    Refused(Refusal),
+    /// The request has been here before.
+    #[error("the request came back to this proxy: upstream.url leads here again")]
+    Loop,
+    /// No identity of that name.
+    #[error("there is no identity \"{0}\": see X-Ringbearer-Identity and [identity.NAME]")]
+    UnknownIdentity(String),
+    /// Several identities, and the client named none.
+    #[error("several identities are configured: name one in the field X-Ringbearer-Identity")]
+    NoIdentity,
+    /// There is no usable token.
+    #[error("identity \"{identity}\" has no usable access token: {}", chain(&*.why.reason))]
+    NoToken {
+        /// Whose token is missing.
+        identity: String,
+        /// Why, and until when.
+        why: Unavailable,
+    },
+    /// The client broke its own request off.
+    #[error("the request's content ended early")]
+    ClientBroke,
+    /// RingCentral gave no answer.
+    #[error("{}", chain(.0))]
+    Upstream(#[source] SendError),
+}
+
+fn refusal_message(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Method => "CONNECT and TRACE do not pass this proxy",
+        Refusal::Host => "an HTTP/1.1 request has exactly one Host field (RFC 9112 section 3.2)",
+        Refusal::Target => "the request target is not a path",
+        Refusal::TokenManagement => {
+            "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
+        }
+    }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+impl ProxyError {
+    /// Status and code: whose fault it was.
+    pub fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Refused(Refusal::Host) => (StatusCode::BAD_REQUEST, "RBR-101"),
+            Self::Refused(Refusal::Target) => (StatusCode::BAD_REQUEST, "RBR-102"),
+            Self::Refused(Refusal::Method) => (StatusCode::METHOD_NOT_ALLOWED, "RBR-103"),
+            Self::Refused(Refusal::TokenManagement) => (StatusCode::FORBIDDEN, "RBR-104"),
+            Self::UnknownIdentity(_) => (StatusCode::FORBIDDEN, "RBR-105"),
+            Self::NoIdentity => (StatusCode::BAD_REQUEST, "RBR-106"),
+            Self::ClientBroke => (StatusCode::BAD_REQUEST, "RBR-107"),
+            Self::NoToken { why, .. } if why.terminal => {
+                (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
+            }
+            Self::NoToken { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RBR-201"),
+            Self::Upstream(SendError::Connect(ConnectError::Timeout { .. })) => {
+                (StatusCode::GATEWAY_TIMEOUT, "RBR-301")
+            }
+            Self::Upstream(SendError::Connect(_)) => (StatusCode::BAD_GATEWAY, "RBR-302"),
+            Self::Upstream(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "RBR-303"),
+            Self::Upstream(SendError::Broken { .. }) => (StatusCode::BAD_GATEWAY, "RBR-304"),
+            Self::Loop => (StatusCode::LOOP_DETECTED, "RBR-305"),
+        }
+    }
+
+    /// How long a client should wait before it tries again, where that may help.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoToken { why, .. } => Some(why.retry_after.max(Duration::from_secs(1))),
+            Self::Upstream(SendError::Connect(_)) => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+
+    /// The answer in RingCentral's shape.
+    pub fn into_response(self) -> Response<Bytes> {
+        let (status, code) = self.status_and_code();
+        let message = self.to_string();
+        let content = serde_json::json!({
+            "errorCode": code,
+            "message": message,
+            "errors": [{ "errorCode": code, "message": message }],
+        });
+        let mut response = Response::new(Bytes::from(content.to_string()));
+        *response.status_mut() = status;
+        let fields = response.headers_mut();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        fields.insert(ERROR_FIELD, HeaderValue::from_static(code));
+        if let Some(wait) = self.retry_after() {
+            fields.insert(
+                RETRY_AFTER,
+                wait.as_secs_f64().ceil().max(1.0).to_string().parse().expect("a number"),
+            );
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            fields.insert(ALLOW, HeaderValue::from_static(METHODS));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_ringcentrals_shape_and_says_who_answered() {
+        let response = ProxyError::Refused(Refusal::TokenManagement).into_response();
+        assert_eq!(response.status(), 403);
+        assert_eq!(response.headers()[ERROR_FIELD], "RBR-104");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["errorCode"], "RBR-104");
+        assert_eq!(body["message"], body["errors"][0]["message"]);
+    }
+
+    #[test]
+    fn waiting_helps_where_retry_after_says_so() {
+        let limit = Duration::from_secs(5);
+        let unreachable = ConnectError::Timeout { origin: "https://a.test".into(), limit };
+        let response = ProxyError::Upstream(SendError::Connect(unreachable)).into_response();
+        assert_eq!(response.headers()[RETRY_AFTER], "5");
+        let refused = ProxyError::Refused(Refusal::Method).into_response();
+        assert!(refused.headers().get(RETRY_AFTER).is_none());
+        assert!(refused.headers().contains_key(ALLOW));
+    }
+
+    #[test]
+    fn every_code_is_given_once() {
+        let limit = Duration::from_secs(1);
+        let origin = String::new();
+        let errors = [
+            ProxyError::Refused(Refusal::Host),
+            ProxyError::Refused(Refusal::Target),
+            ProxyError::Refused(Refusal::Method),
+            ProxyError::Refused(Refusal::TokenManagement),
+            ProxyError::UnknownIdentity(String::new()),
+            ProxyError::NoIdentity,
+            ProxyError::ClientBroke,
+            ProxyError::Upstream(SendError::Timeout(limit)),
+            ProxyError::Upstream(SendError::Connect(ConnectError::Timeout { origin, limit })),
+            ProxyError::Loop,
+        ];
+        let mut codes: Vec<_> = errors.iter().map(|error| error.status_and_code().1).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), errors.len());
+    }
+}

@@ -1,0 +1,131 @@
+//! Sockets in: listeners, one runtime per core, and a graceful end.
+//!
+//! Every worker thread has its own listening socket (`SO_REUSEPORT`), runtime and [`Proxy`], so that
+//! a request never crosses threads. [`Server::stop`] drains: for a moment new connections are still
+//! taken and every answer says `Connection: close`, so that clients go by themselves; then idle
+//! connections are closed and requests in flight finish.
+
+mod connection;
+mod listen;
+mod tls;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use http::HeaderValue;
+use rustls::ClientConfig;
+use tokio::sync::{oneshot, watch};
+
+pub use listen::ListenError;
+pub use tls::TlsFilesError;
+
+use crate::clock::Clock;
+use crate::proxy::body::{KeepLimit, ReplayMemory};
+use crate::proxy::{Limits, Names};
+use crate::settings::{ProxySettings, Settings};
+use crate::token::identities::Identities;
+use worker::{Blueprint, Phase, Worker};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// `[proxy.tls]` is unusable.
+    #[error(transparent)]
+    Tls(#[from] TlsFilesError),
+    /// The system gives no thread or no runtime.
+    #[error("a worker thread could not be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Running worker threads.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    phase: watch::Sender<Phase>,
+    workers: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    thread: thread::JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Server {
+    /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
+    pub fn start(
+        settings: &Settings,
+        identities: &Arc<Identities>,
+        tls: &Arc<ClientConfig>,
+        clock: &Clock,
+    ) -> Result<Self, ServerError> {
+        let blueprint = Blueprint {
+            upstream: settings.upstream.clone(),
+            tls: Arc::clone(tls),
+            identities: Arc::clone(identities),
+            limits: limits(&settings.proxy),
+            names: names(settings),
+            inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
+            h2c: settings.proxy.h2c,
+            client_idle_timeout: settings.proxy.client_idle_timeout,
+            drain_timeout: settings.proxy.drain_timeout,
+            log_requests: settings.log.requests,
+            clock: clock.clone(),
+        };
+        let sockets = listen::bind(&settings.proxy.listen, settings.proxy.workers)?;
+        let phase = watch::Sender::new(Phase::Serving);
+        let spawn = |(index, listeners)| {
+            let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
+            let (at_end, ended) = oneshot::channel();
+            let run = move || {
+                Worker::run(blueprint, listeners, phase);
+                drop(at_end);
+            };
+            let name = format!("worker-{index}");
+            let thread = thread::Builder::new().name(name).spawn(run);
+            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ended })
+        };
+        let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
+        let workers = workers.collect::<Result<_, ServerError>>()?;
+        Ok(Self { addresses: sockets.addresses, phase, workers })
+    }
+
+    /// Where it listens, with the ports that the system chose for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Takes no new work, finishes what has been accepted, and returns when all of it is done or
+    /// `proxy.drain_timeout` is over.
+    ///
+    /// # Panics
+    /// If a worker thread did.
+    pub async fn stop(self) {
+        self.phase.send_replace(Phase::Draining);
+        for worker in self.workers {
+            // An error says that the sender is gone, which is what is waited for.
+            let _ = worker.ended.await;
+            if let Err(panic) = worker.thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+fn limits(settings: &ProxySettings) -> Limits {
+    let memory = ReplayMemory::new(settings.replay_memory);
+    let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory };
+    Limits { token_wait: settings.token_wait, keep }
+}
+
+fn names(settings: &Settings) -> Names {
+    let authority = settings.upstream.origin.authority.as_str();
+    let host = HeaderValue::from_str(authority).expect("an authority is a field value");
+    Names::new(host, format!("ringbearer-{:08x}", fastrand::u32(..)))
+}

@@ -1,0 +1,148 @@
+//! One client connection: how long it may idle, and how it learns that the server is draining.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use hyper_util::server::graceful::GracefulConnection;
+use slab::Slab;
+
+use crate::timers::{Deadline, Timers};
+
+/// The connections of one worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connections(Rc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The task of every open connection.
+    tasks: RefCell<Slab<Waker>>,
+    /// Whether connections are to end as soon as they can.
+    closing: Cell<bool>,
+    all_gone: tokio::sync::Notify,
+}
+
+impl Connections {
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.0.tasks.borrow().len()
+    }
+
+    /// Tells every connection to finish the request in progress and end.
+    pub(super) fn close(&self) {
+        self.0.closing.set(true);
+        self.0.tasks.borrow().iter().for_each(|(_, task)| task.wake_by_ref());
+    }
+
+    /// Returns when none is open.
+    pub(super) async fn all_gone(&self) {
+        while self.count() > 0 {
+            self.0.all_gone.notified().await;
+        }
+    }
+}
+
+/// Whether requests are in progress on one connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    requests: Cell<u32>,
+    /// Set when the connection falls idle, cleared when its deadline has been moved.
+    fell_idle: Cell<bool>,
+}
+
+/// A request in progress, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Rc<Activity>);
+
+impl Busy {
+    pub(super) fn new(activity: &Rc<Activity>) -> Self {
+        activity.requests.set(activity.requests.get() + 1);
+        Self(Rc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.fell_idle.set(true);
+    }
+}
+
+/// Drives `connection` until it ends, has idled for longer than allowed, or is told to close.
+pub(super) struct Serving<C> {
+    connection: Pin<Box<C>>,
+    activity: Rc<Activity>,
+    idle: Deadline,
+    idle_timeout: Duration,
+    connections: Connections,
+    key: Option<usize>,
+    told: bool,
+}
+
+impl<C: GracefulConnection> Serving<C> {
+    pub(super) fn new(
+        connection: C,
+        activity: Rc<Activity>,
+        connections: Connections,
+        timers: &Timers,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self {
+            connection: Box::pin(connection),
+            activity,
+            idle: timers.deadline(idle_timeout),
+            idle_timeout,
+            connections,
+            key: None,
+            told: false,
+        }
+    }
+
+    fn register(&mut self, cx: &Context<'_>) {
+        if self.key.is_none() {
+            self.key = Some(self.connections.0.tasks.borrow_mut().insert(cx.waker().clone()));
+        }
+    }
+
+    fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
+        if self.activity.requests.get() > 0 {
+            return false;
+        }
+        if self.activity.fell_idle.replace(false) {
+            self.idle.reset(self.idle_timeout);
+        }
+        self.idle.poll(cx).is_ready()
+    }
+}
+
+impl<C: GracefulConnection> Future for Serving<C> {
+    type Output = Result<(), C::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.register(cx);
+        if self.connections.0.closing.get() && !self.told {
+            self.told = true;
+            self.connection.as_mut().graceful_shutdown();
+        }
+        let ended = self.connection.as_mut().poll(cx);
+        if ended.is_pending() && self.has_idled_out(cx) {
+            return Poll::Ready(Ok(()));
+        }
+        ended
+    }
+}
+
+impl<C> Drop for Serving<C> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let mut tasks = self.connections.0.tasks.borrow_mut();
+            tasks.remove(key);
+            if tasks.is_empty() {
+                self.connections.0.all_gone.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! One worker thread: its runtime, its listeners, its proxy, and its end.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{Activity, Busy, Connections, Serving};
+use crate::clock::Clock;
+use crate::proxy::{Limits, Names, Outbound, Proxy};
+use crate::settings::UpstreamSettings;
+use crate::timers::Timers;
+use crate::token::identities::Identities;
+use crate::upstream::{Connector, LocalExecutor, Upstream};
+
+/// How long clients get to go by themselves before idle connections are closed.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// How often old upstream connections are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// How long a TLS handshake with a client may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What hyper may buffer of one request before it is passed on, and of one answer before it is
+/// written. Measured: see the pool's.
+const BUFFER: usize = 256 * 1024;
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Serving,
+    Draining,
+}
+
+/// What a worker is made of; sent to its thread.
+#[derive(Clone)]
+pub(super) struct Blueprint {
+    pub(super) upstream: UpstreamSettings,
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) identities: Arc<Identities>,
+    pub(super) limits: Limits,
+    pub(super) names: Names,
+    pub(super) inbound_tls: Option<TlsAcceptor>,
+    pub(super) h2c: bool,
+    pub(super) client_idle_timeout: Duration,
+    pub(super) drain_timeout: Duration,
+    pub(super) log_requests: bool,
+    pub(super) clock: Clock,
+}
+
+/// What every connection of one worker shares.
+pub(super) struct Worker {
+    proxy: Proxy,
+    timers: Timers,
+    connections: Connections,
+    phase: watch::Receiver<Phase>,
+    /// Asked once per answer, where a look at `phase` would be a lock that all workers share.
+    is_draining: Cell<bool>,
+    inbound_tls: Option<TlsAcceptor>,
+    h2c: bool,
+    client_idle_timeout: Duration,
+    drain_timeout: Duration,
+    clock: Clock,
+}
+
+impl Worker {
+    /// Serves until the phase changes and everything accepted has been answered.
+    pub(super) fn run(
+        blueprint: Blueprint,
+        listeners: Vec<TcpListener>,
+        phase: watch::Receiver<Phase>,
+    ) {
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = runtime.expect("the system has resources for an event queue");
+        runtime.block_on(async {
+            let worker = Rc::new(Self::new(blueprint, phase));
+            worker.serve(listeners).await;
+        });
+    }
+
+    fn new(blueprint: Blueprint, phase: watch::Receiver<Phase>) -> Self {
+        let timers = Timers::new(blueprint.clock.clone());
+        let connector = Connector::new(&blueprint.upstream, &blueprint.tls);
+        let settings = &blueprint.upstream;
+        let upstream = Upstream::new(
+            connector,
+            timers.clone(),
+            settings.response_timeout,
+            settings.idle_timeout,
+        );
+        let proxy = Proxy::new(
+            blueprint.identities,
+            upstream,
+            timers.clone(),
+            blueprint.limits,
+            blueprint.names,
+            blueprint.log_requests,
+        );
+        Self {
+            proxy,
+            timers,
+            connections: Connections::default(),
+            phase,
+            is_draining: Cell::new(false),
+            inbound_tls: blueprint.inbound_tls,
+            h2c: blueprint.h2c,
+            client_idle_timeout: blueprint.client_idle_timeout,
+            drain_timeout: blueprint.drain_timeout,
+            clock: blueprint.clock,
+        }
+    }
+
+    async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>) {
+        let timers = self.timers.clone();
+        spawn_local(async move { timers.run().await });
+        spawn_local(Rc::clone(&self).sweep());
+        let accepting: Vec<_> =
+            listeners.into_iter().map(|l| spawn_local(Rc::clone(&self).accept(l))).collect();
+        self.draining().await;
+        self.is_draining.set(true);
+        if self.connections.count() > 0 {
+            self.clock.sleep(LINGER).await;
+        }
+        for acceptor in accepting {
+            // It ends by itself, once the backlog is empty.
+            let _ = acceptor.await;
+        }
+        self.connections.close();
+        let drained = self.timers.within(self.drain_timeout, self.connections.all_gone()).await;
+        if drained.is_err() {
+            let left = self.connections.count();
+            tracing::warn!(left, "drain_timeout is over: cutting the remaining connections");
+        }
+    }
+
+    async fn draining(&self) {
+        let mut phase = self.phase.clone();
+        // An error says that the server was dropped, which ends everything too.
+        let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            self.clock.sleep(SWEEP).await;
+            self.proxy.sweep();
+        }
+    }
+
+    /// Accepts until draining has lingered, then whatever the kernel has accepted already.
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a listener cannot be used"),
+        };
+        let lingered = async {
+            self.draining().await;
+            self.clock.sleep(LINGER).await;
+        };
+        tokio::pin!(lingered);
+        loop {
+            tokio::select! {
+                biased;
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.take(stream, peer),
+                    Err(error) => self.accept_failed(&error).await,
+                },
+                () = &mut lingered => return,
+            }
+        }
+    }
+
+    /// Out of descriptors, mostly: let some connections end first.
+    async fn accept_failed(&self, error: &std::io::Error) {
+        tracing::warn!(%error, "a connection could not be accepted");
+        self.clock.sleep(Duration::from_millis(100)).await;
+    }
+
+    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %peer, "nodelay refused");
+        }
+        let worker = Rc::clone(self);
+        match self.inbound_tls.clone() {
+            None if self.h2c => drop(spawn_local(worker.speak_either(TokioIo::new(stream)))),
+            None => drop(spawn_local(worker.speak_h1(TokioIo::new(stream)))),
+            Some(tls) => drop(spawn_local(worker.speak_tls(tls, stream, peer))),
+        }
+    }
+
+    async fn speak_tls(self: Rc<Self>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+        match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
+            Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                self.speak_h2(TokioIo::new(io)).await;
+            }
+            Ok(Ok(io)) => self.speak_h1(TokioIo::new(io)).await,
+            Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
+            Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
+        }
+    }
+
+    async fn speak_h1(self: Rc<Self>, io: impl Read + Write + Unpin + 'static) {
+        let activity = Rc::default();
+        let service = self.service(&activity);
+        let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
+        self.drive(connection, activity).await;
+    }
+
+    async fn speak_h2(self: Rc<Self>, io: impl Read + Write + Unpin + 'static) {
+        let activity = Rc::default();
+        let service = self.service(&activity);
+        let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
+        self.drive(connection, activity).await;
+    }
+
+    /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
+    async fn speak_either(self: Rc<Self>, io: impl Read + Write + Unpin + 'static) {
+        let activity = Rc::default();
+        let service = self.service(&activity);
+        let mut builder = auto::Builder::new(LocalExecutor);
+        builder.http1().max_buf_size(BUFFER);
+        self.drive(builder.serve_connection(io, service), activity).await;
+    }
+
+    async fn drive<C>(self: Rc<Self>, connection: C, activity: Rc<Activity>)
+    where
+        C: hyper_util::server::graceful::GracefulConnection,
+        C::Error: std::fmt::Display,
+    {
+        let connections = self.connections.clone();
+        let timeout = self.client_idle_timeout;
+        let serving = Serving::new(connection, activity, connections, &self.timers, timeout);
+        if let Err(error) = serving.await {
+            tracing::debug!(%error, "client connection ended");
+        }
+    }
+
+    fn service(
+        self: &Rc<Self>,
+        activity: &Rc<Activity>,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Answering>,
+        Error = Infallible,
+        Future: 'static,
+    > + 'static {
+        let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
+        service_fn(move |request: Request<Incoming>| {
+            let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
+            async move { Ok(worker.answer(request, busy).await) }
+        })
+    }
+
+    async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Answering> {
+        let version = request.version();
+        let mut answer = self.proxy.handle(request).await;
+        if version < Version::HTTP_2 && self.is_draining.get() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer.map(|content| Answering { content, _busy: busy })
+    }
+}
+
+/// An answer on its way; the connection is busy until it is dropped.
+pub(super) struct Answering {
+    content: Outbound,
+    _busy: Busy,
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.content).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}

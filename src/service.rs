@@ -1,0 +1,119 @@
+//! A whole proxy, put together from its settings: store, keepers, workers.
+//!
+//! The keepers run on the runtime that [`Service::start`] is called on, apart from the worker
+//! threads: a renewal never competes with a request. The end comes in the order that loses nothing:
+//! first the workers drain, which may need tokens still; then a renewal under way is finished and
+//! stored.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
+use crate::server::{Server, ServerError};
+use crate::settings::{Settings, StoreSettings};
+use crate::store::file::FileStore;
+use crate::store::{StoreError, TokenStore};
+use crate::token::identities::Identities;
+use crate::upstream::{TlsError, Trust, client_config};
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nothing to trust, or nothing readable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The token endpoint's client.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Listeners and threads.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Service {
+    server: Server,
+    identities: Arc<Identities>,
+    keepers: JoinHandle<()>,
+    end_keepers: oneshot::Sender<()>,
+}
+
+impl Service {
+    /// Binds, opens the store, and starts everything. Requests may come from now on; those that
+    /// come before the first token wait for it.
+    ///
+    /// Wants to be called on a tokio runtime, which has to keep running.
+    pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
+        let tls = Arc::new(client_config(&trust(settings))?);
+        let identities = Arc::new(identities(settings, &tls, clock)?);
+        let server = Server::start(settings, &identities, &tls, clock)?;
+        let (end_keepers, ending) = oneshot::channel();
+        let keepers = tokio::spawn({
+            let identities = Arc::clone(&identities);
+            async move {
+                // An error says that the service was dropped, which ends it too.
+                identities.run(async { drop(ending.await) }).await;
+            }
+        });
+        Ok(Self { server, identities, keepers, end_keepers })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
+    }
+
+    /// Whose tokens it keeps.
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
+    }
+
+    /// Drains, finishes what has been begun, and returns.
+    ///
+    /// # Panics
+    /// If a worker or a keeper did.
+    pub async fn stop(self) {
+        self.server.stop().await;
+        // An error says that the keepers have ended already.
+        let _ = self.end_keepers.send(());
+        self.keepers.await.expect("keepers do not panic");
+    }
+}
+
+/// The identities of `settings`, with their store and their token endpoint.
+pub fn identities(
+    settings: &Settings,
+    tls: &ClientConfig,
+    clock: &Clock,
+) -> Result<Identities, StartError> {
+    let upstream = &settings.upstream;
+    let http = http_client(tls.clone(), upstream.http_proxy.as_ref(), upstream.response_timeout)?;
+    let store: Arc<dyn TokenStore> = match &settings.store {
+        StoreSettings::File { directory } => Arc::new(FileStore::open(directory)?),
+    };
+    let endpoint = TokenEndpoint::new(http);
+    Ok(Identities::new(&settings.identities, store, endpoint, clock.clone()))
+}
+
+/// Loading the platform's certificates takes longer than everything else at start, so it is left
+/// out where nothing speaks TLS.
+pub fn trust(settings: &Settings) -> Trust {
+    let is_https = |url: &http::Uri| url.scheme_str() == Some("https");
+    let mut applications = settings.identities.iter().map(|identity| &identity.application);
+    let wanted = settings.upstream.origin.tls
+        || applications.any(|app| is_https(&app.token_url) || is_https(&app.revoke_url));
+    match &settings.upstream.ca_file {
+        _ if !wanted => Trust::Nobody,
+        Some(file) => Trust::File(file.clone()),
+        None => Trust::Platform,
+    }
+}

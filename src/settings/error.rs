@@ -1,0 +1,166 @@
+//! Why a configuration is refused, and what is accepted with a warning.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::secret::SecretError;
+
+/// Why there are no [`Settings`](super::Settings). Each message names the thing and the cure, and
+/// none repeats a secret; the causes follow by [`source`](std::error::Error::source).
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum SettingsError {
+    #[error(
+        "no configuration: {} not set; set {}, or name a file with --config",
+        is_or_are(missing), if missing.len() == 1 { "it" } else { "them" }
+    )]
+    NoConfiguration { missing: Vec<&'static str> },
+    #[error("{what} {path:?} is not readable")]
+    Unreadable { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{}", path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    #[error("{what} {path:?} holds no {wanted} in PEM form")]
+    NoPem { what: &'static str, path: PathBuf, wanted: &'static str },
+    #[error("{key} is {value}: it must be between {min} and {max}")]
+    OutOfRange { key: &'static str, value: String, min: String, max: String },
+    #[error("{key} is empty: give it a value or remove it")]
+    Empty { key: &'static str },
+    #[error("{key} is missing: {cure}")]
+    Missing { key: &'static str, cure: &'static str },
+    #[error("{key} starts with ~, which only a shell knows: write the path in full")]
+    Tilde { key: &'static str },
+
+    #[error("proxy.listen is empty: name an address, or remove it to listen on 127.0.0.1:8080")]
+    NoAddress,
+    #[error("proxy.listen names {address} twice: keep one")]
+    AddressTwice { address: SocketAddr },
+    #[error(
+        "proxy.listen {address} can be reached from other machines, and whoever reaches it acts as \
+         the identity: listen on 127.0.0.1, or set proxy.allow_remote_clients = true if the network \
+         keeps strangers out"
+    )]
+    RemoteClients { address: SocketAddr },
+    #[error(
+        "proxy.replay_memory ({memory}) is smaller than proxy.max_replay_bytes ({body}): \
+         raise the one or lower the other"
+    )]
+    ReplayMemory { memory: String, body: String },
+
+    #[error("{key} {problem}")]
+    Url { key: &'static str, problem: UrlProblem },
+    #[error(
+        "{key} {url} is this proxy's own address (proxy.listen {address}): \
+         name RingCentral's, such as https://platform.ringcentral.com"
+    )]
+    OwnAddress { key: &'static str, url: String, address: SocketAddr },
+
+    #[error("{table} {name:?}")]
+    In { table: &'static str, name: String, source: Box<SettingsError> },
+    #[error(
+        "this cannot be a name: use up to 64 letters, digits, - and _, a letter or digit first"
+    )]
+    Name,
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(
+        "it has the same client_id as application {other:?}, and RingCentral counts requests by client_id: declare it once"
+    )]
+    SameClientId { other: String },
+
+    #[error(
+        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt"
+    )]
+    NoIdentity,
+    #[error(
+        "no application is configured: add [application.NAME] with client_id and client_secret"
+    )]
+    NoApplication,
+    #[error("it may log in with any of the applications {}: choose with application = \"NAME\"", known.join(", "))]
+    WhichApplication { known: Vec<String> },
+    #[error("application {name:?} is not configured: the names are {}", known.join(", "))]
+    UnknownApplication { name: String, known: Vec<String> },
+    #[error(
+        "nothing opens its session: give it jwt, refresh_token, authorization_code, username with \
+         password, or client_credentials = true"
+    )]
+    NoCredential,
+    #[error("it has {}, each of which opens a session: keep one", given.join(" and "))]
+    SeveralCredentials { given: Vec<&'static str> },
+    #[error("{key} is of use only with {with}: add {with} or remove {key}")]
+    UselessWithout { key: &'static str, with: &'static str },
+    #[error("client_credentials needs a client_secret in application {application:?}")]
+    PublicClientCredentials { application: String },
+    #[error(
+        "refresh_token_ttl = \"0s\" asks for no further refresh token, but it has nothing else to renew with: remove it"
+    )]
+    NoRefreshToRenewWith,
+    #[error("{key} is {value}: RingCentral counts it in whole seconds")]
+    PartOfSecond { key: &'static str, value: String },
+    #[error(
+        "it has the same {credential} as identity {other:?}, and that is good only once: one of them must go"
+    )]
+    SameCredential { credential: &'static str, other: String },
+
+    #[error(
+        "store.directory has no default because neither XDG_STATE_HOME nor HOME is set: set it"
+    )]
+    NoStateDirectory,
+    #[error("log.format must be \"text\" or \"json\"")]
+    LogFormat,
+    #[error("log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\"")]
+    LogFilter(#[source] tracing_subscriber::filter::ParseError),
+}
+
+impl SettingsError {
+    /// Says in which table it happened.
+    pub(super) fn within(self, table: &'static str, name: &str) -> Self {
+        Self::In { table, name: name.to_owned(), source: Box::new(self) }
+    }
+}
+
+fn is_or_are(names: &[&str]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
+/// What is wrong with a URL. The URL itself is not repeated: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message explains its variant")]
+pub enum UrlProblem {
+    #[error("is not an absolute URL: write it like https://platform.ringcentral.com")]
+    NotAbsolute,
+    #[error("has another scheme than https or http")]
+    Scheme,
+    #[error("holds a user name or password: leave them out, a URL is printed in logs")]
+    UserInfo,
+    #[error("has a port that does not exist: it must be a number from 1 to 65535")]
+    Port,
+    #[error("has a path: apps send whole paths, so write scheme, host and port only")]
+    Path,
+    #[error("has a query or fragment: leave it out")]
+    Query,
+    #[error(
+        "is plain http to another machine, which shows tokens to the network: use https, or set \
+         upstream.allow_plain_http = true"
+    )]
+    PlainHttp,
+    #[error(
+        "must begin with http://: the proxy itself is spoken to in clear text, and TLS to RingCentral passes through it"
+    )]
+    ProxyScheme,
+}
+
+/// Something that works but ought to be changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum Warning {
+    #[error("every user of this machine can read {path:?}, which holds a secret: chmod 600 it")]
+    WorldReadable { path: PathBuf },
+    #[error("whoever reaches {address} acts as the identity (proxy.allow_remote_clients)")]
+    RemoteClients { address: SocketAddr },
+    #[error("{key} {url} is plain http: tokens cross the network in clear text")]
+    PlainHttp { key: &'static str, url: String },
+    #[error("no identity uses application {name:?}")]
+    UnusedApplication { name: String },
+}

@@ -1,0 +1,308 @@
+//! Applications and identities: names resolved, secrets fetched, exactly one credential each.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+
+use super::resolve::{duration, non_empty, within};
+use super::{
+    ApplicationSettings, Credential, IdentitySettings, Origin, SettingsError, UrlProblem, Warning,
+    origin,
+};
+use crate::config::{ApplicationConfig, IdentityConfig};
+use crate::secret::Sources;
+
+/// What the URLs of an application have to agree with.
+pub(super) struct Endpoints<'a> {
+    pub(super) upstream: &'a Origin,
+    pub(super) allow_plain_http: bool,
+    pub(super) refuse_own: &'a dyn Fn(&'static str, &Origin) -> Result<(), SettingsError>,
+}
+
+type Applications = BTreeMap<String, Arc<ApplicationSettings>>;
+
+/// Every `[application.NAME]`.
+pub(super) fn applications(
+    written: BTreeMap<String, ApplicationConfig>,
+    endpoints: &Endpoints<'_>,
+    sources: &mut Sources<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Applications, SettingsError> {
+    let mut applications = Applications::new();
+    for (name, config) in written {
+        let application = application(&name, config, endpoints, sources, warnings)
+            .and_then(|application| refuse_same_client_id(application, &applications))
+            .map_err(|error| error.within("application", &name))?;
+        applications.insert(name, Arc::new(application));
+    }
+    Ok(applications)
+}
+
+/// Every `[identity.NAME]`, at least one, by name.
+pub(super) fn identities(
+    written: BTreeMap<String, IdentityConfig>,
+    applications: &Applications,
+    sources: &mut Sources<'_>,
+) -> Result<Vec<Arc<IdentitySettings>>, SettingsError> {
+    if written.is_empty() {
+        return Err(SettingsError::NoIdentity);
+    }
+    let mut identities = Vec::new();
+    for (name, config) in written {
+        let identity = identity(&name, config, applications, sources)
+            .and_then(|identity| refuse_same_credential(identity, &identities))
+            .map_err(|error| error.within("identity", &name))?;
+        identities.push(Arc::new(identity));
+    }
+    Ok(identities)
+}
+
+fn application(
+    name: &str,
+    config: ApplicationConfig,
+    endpoints: &Endpoints<'_>,
+    sources: &mut Sources<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<ApplicationSettings, SettingsError> {
+    check_name(name)?;
+    let client_id = config.client_id.ok_or(SettingsError::Missing {
+        key: "client_id",
+        cure: "it stands in the developer console beside the client secret",
+    })?;
+    let per_minute = config.token_requests_per_minute.unwrap_or(DEFAULT_BUDGET);
+    within(
+        "token_requests_per_minute",
+        &per_minute,
+        &NonZeroU32::MIN,
+        &MAX_BUDGET,
+        ToString::to_string,
+    )?;
+    let mut url = |key, written, default| endpoints.url(key, written, default, warnings);
+    Ok(ApplicationSettings {
+        name: name.to_owned(),
+        client_id: sources.read("client_id", &client_id)?.expose().to_owned(),
+        client_secret: sources.read_given("client_secret", config.client_secret.as_ref())?,
+        token_url: url("token_url", config.token_url, "/restapi/oauth/token")?,
+        revoke_url: url("revoke_url", config.revoke_url, "/restapi/oauth/revoke")?,
+        token_requests_per_minute: per_minute,
+    })
+}
+
+impl Endpoints<'_> {
+    fn url(
+        &self,
+        key: &'static str,
+        written: Option<String>,
+        default: &'static str,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Uri, SettingsError> {
+        let Some(text) = written else {
+            return Ok(self.upstream.uri(default));
+        };
+        let refuse = |problem| SettingsError::Url { key, problem };
+        let (uri, origin) = origin::endpoint(&text).map_err(refuse)?;
+        if origin.is_clear_text_to_another_machine() {
+            if !self.allow_plain_http {
+                return Err(refuse(UrlProblem::PlainHttp));
+            }
+            warnings.push(Warning::PlainHttp { key, url: uri.to_string() });
+        }
+        (self.refuse_own)(key, &origin)?;
+        Ok(uri)
+    }
+}
+
+fn refuse_same_client_id(
+    new: ApplicationSettings,
+    applications: &Applications,
+) -> Result<ApplicationSettings, SettingsError> {
+    match applications.values().find(|other| other.client_id == new.client_id) {
+        Some(other) => Err(SettingsError::SameClientId { other: other.name.clone() }),
+        None => Ok(new),
+    }
+}
+
+fn identity(
+    name: &str,
+    config: IdentityConfig,
+    applications: &Applications,
+    sources: &mut Sources<'_>,
+) -> Result<IdentitySettings, SettingsError> {
+    check_name(name)?;
+    let application = choose(applications, config.application.as_deref())?;
+    let credential = credential(&config, &application, sources)?;
+    let access_token_ttl =
+        ttl("access_token_ttl", config.access_token_ttl, MIN_ACCESS_TTL, MAX_ACCESS_TTL)?;
+    let refresh_token_ttl =
+        ttl("refresh_token_ttl", config.refresh_token_ttl, Duration::ZERO, MAX_REFRESH_TTL)?;
+    if matches!(credential, Credential::RefreshToken(_))
+        && refresh_token_ttl == Some(Duration::ZERO)
+    {
+        return Err(SettingsError::NoRefreshToRenewWith);
+    }
+    Ok(IdentitySettings {
+        name: name.to_owned(),
+        application,
+        credential,
+        endpoint_id: non_empty("endpoint_id", config.endpoint_id)?,
+        access_token_ttl,
+        refresh_token_ttl,
+        scope: non_empty("scope", config.scope)?,
+    })
+}
+
+fn choose(
+    applications: &Applications,
+    name: Option<&str>,
+) -> Result<Arc<ApplicationSettings>, SettingsError> {
+    let known = || applications.keys().cloned().collect();
+    let mut all = applications.values();
+    match (name, all.next(), all.next()) {
+        (_, None, _) => Err(SettingsError::NoApplication),
+        (None, Some(only), None) => Ok(only.clone()),
+        (None, ..) => Err(SettingsError::WhichApplication { known: known() }),
+        (Some(name), ..) => applications.get(name).cloned().ok_or_else(|| {
+            SettingsError::UnknownApplication { name: name.to_owned(), known: known() }
+        }),
+    }
+}
+
+/// The one thing that opens the session; companions of another are refused.
+fn credential(
+    config: &IdentityConfig,
+    application: &ApplicationSettings,
+    sources: &mut Sources<'_>,
+) -> Result<Credential, SettingsError> {
+    refuse_all_but_one(config)?;
+    refuse_stray_companions(config)?;
+    if let Some(jwt) = &config.jwt {
+        Ok(Credential::Jwt(sources.read("jwt", jwt)?))
+    } else if let Some(token) = &config.refresh_token {
+        Ok(Credential::RefreshToken(sources.read("refresh_token", token)?))
+    } else if let Some(code) = &config.authorization_code {
+        Ok(Credential::AuthorizationCode {
+            code: sources.read("authorization_code", code)?,
+            redirect_uri: required("redirect_uri", config.redirect_uri.as_ref(), CODE_NEEDS_IT)?,
+            code_verifier: sources.read_given("code_verifier", config.code_verifier.as_ref())?,
+        })
+    } else if config.client_credentials == Some(true) {
+        client_credentials(application)
+    } else {
+        let password = sources.read_given("password", config.password.as_ref())?;
+        Ok(Credential::Password {
+            username: required("username", config.username.as_ref(), "password needs it")?,
+            extension: non_empty("extension", config.extension.clone())?,
+            password: password
+                .ok_or(SettingsError::Missing { key: "password", cure: "username needs it" })?,
+        })
+    }
+}
+
+/// RFC 6749 §4.4: only for clients that have a secret.
+fn client_credentials(application: &ApplicationSettings) -> Result<Credential, SettingsError> {
+    if application.client_secret.is_some() {
+        return Ok(Credential::ClientCredentials);
+    }
+    Err(SettingsError::PublicClientCredentials { application: application.name.clone() })
+}
+
+fn refuse_all_but_one(config: &IdentityConfig) -> Result<(), SettingsError> {
+    let given: Vec<_> = [
+        ("jwt", config.jwt.is_some()),
+        ("refresh_token", config.refresh_token.is_some()),
+        ("authorization_code", config.authorization_code.is_some()),
+        ("username with password", config.username.is_some() || config.password.is_some()),
+        ("client_credentials", config.client_credentials == Some(true)),
+    ]
+    .into_iter()
+    .filter_map(|(credential, is_given)| is_given.then_some(credential))
+    .collect();
+    match given.len() {
+        0 => Err(SettingsError::NoCredential),
+        1 => Ok(()),
+        _ => Err(SettingsError::SeveralCredentials { given }),
+    }
+}
+
+fn refuse_stray_companions(config: &IdentityConfig) -> Result<(), SettingsError> {
+    let code = ("authorization_code", config.authorization_code.is_some());
+    let user = ("username", config.username.is_some() || config.password.is_some());
+    for (key, is_given, (with, has_it)) in [
+        ("redirect_uri", config.redirect_uri.is_some(), code),
+        ("code_verifier", config.code_verifier.is_some(), code),
+        ("extension", config.extension.is_some(), user),
+    ] {
+        if is_given && !has_it {
+            return Err(SettingsError::UselessWithout { key, with });
+        }
+    }
+    Ok(())
+}
+
+/// Two identities that each use up the same single-use credential would end each other's session.
+fn refuse_same_credential(
+    new: IdentitySettings,
+    identities: &[Arc<IdentitySettings>],
+) -> Result<IdentitySettings, SettingsError> {
+    let Some((credential, text)) = single_use(&new.credential) else {
+        return Ok(new);
+    };
+    match identities
+        .iter()
+        .find(|other| single_use(&other.credential).is_some_and(|it| it.1 == text))
+    {
+        Some(other) => Err(SettingsError::SameCredential { credential, other: other.name.clone() }),
+        None => Ok(new),
+    }
+}
+
+fn single_use(credential: &Credential) -> Option<(&'static str, &str)> {
+    match credential {
+        Credential::RefreshToken(token) => Some(("refresh_token", token.expose())),
+        Credential::AuthorizationCode { code, .. } => Some(("authorization_code", code.expose())),
+        Credential::Jwt(_) | Credential::Password { .. } | Credential::ClientCredentials => None,
+    }
+}
+
+fn required(
+    key: &'static str,
+    value: Option<&String>,
+    cure: &'static str,
+) -> Result<String, SettingsError> {
+    non_empty(key, value.cloned())?.ok_or(SettingsError::Missing { key, cure })
+}
+
+fn ttl(
+    key: &'static str,
+    value: Option<Duration>,
+    min: Duration,
+    max: Duration,
+) -> Result<Option<Duration>, SettingsError> {
+    let Some(ttl) = value else { return Ok(None) };
+    within(key, &ttl, &min, &max, duration)?;
+    if ttl.subsec_nanos() != 0 {
+        return Err(SettingsError::PartOfSecond { key, value: duration(&ttl) });
+    }
+    Ok(value)
+}
+
+/// A name becomes a file name in the store and a word in logs.
+fn check_name(name: &str) -> Result<(), SettingsError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let fits = name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if fits && name.chars().all(is_plain) { Ok(()) } else { Err(SettingsError::Name) }
+}
+
+const CODE_NEEDS_IT: &str = "authorization_code was issued to one";
+
+/// What RingCentral allows an application unless agreed otherwise ("Auth" group).
+const DEFAULT_BUDGET: NonZeroU32 = NonZeroU32::new(5).unwrap();
+const MAX_BUDGET: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+
+/// RingCentral clamps what is outside; that would be a surprise.
+const MIN_ACCESS_TTL: Duration = Duration::from_secs(600);
+const MAX_ACCESS_TTL: Duration = Duration::from_secs(3600);
+const MAX_REFRESH_TTL: Duration = Duration::from_secs(7 * 24 * 3600);

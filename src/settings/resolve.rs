@@ -1,0 +1,301 @@
+//! `Config` → `Settings`: defaults applied, secrets fetched, contradictions refused.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use http::Uri;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+use super::identity::{Endpoints, applications, identities};
+use super::{
+    InboundTls, LogFormat, LogSettings, Origin, ProxySettings, Settings, SettingsError,
+    StoreSettings, UpstreamSettings, UrlProblem, Warning,
+};
+use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
+use crate::secret::{Environment, Sources};
+
+/// Turns what was written into what is ready to use. Relative paths start at `directory`.
+pub(super) fn settings(
+    config: Config,
+    environment: Environment<'_>,
+    directory: &Path,
+) -> Result<(Settings, Vec<Warning>), SettingsError> {
+    let mut warnings = Vec::new();
+    let mut sources = Sources::new(environment, directory);
+    let allow_plain_http = config.upstream.allow_plain_http.unwrap_or(false);
+    let proxy = proxy(config.proxy, directory, &mut warnings)?;
+    let upstream = upstream(config.upstream, directory, &mut warnings)?;
+    let refuse_own = |key, origin: &Origin| refuse_own_address(key, origin, &proxy.listen);
+    refuse_own("upstream.url", &upstream.origin)?;
+    let endpoints =
+        Endpoints { upstream: &upstream.origin, allow_plain_http, refuse_own: &refuse_own };
+    let applications = applications(config.application, &endpoints, &mut sources, &mut warnings)?;
+    let identities = identities(config.identity, &applications, &mut sources)?;
+    let unused = applications.values().filter(|application| {
+        !identities.iter().any(|identity| identity.application.name == application.name)
+    });
+    warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    let world_readable = sources.into_world_readable().into_iter();
+    warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
+    let store = store(config.store, environment, directory)?;
+    let log = log(config.log)?;
+    Ok((Settings { proxy, upstream, identities, store, log }, warnings))
+}
+
+fn proxy(
+    config: ProxyConfig,
+    directory: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Result<ProxySettings, SettingsError> {
+    let listen = config.listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]);
+    check_addresses(&listen, config.allow_remote_clients.unwrap_or(false), warnings)?;
+    let (max_replay_bytes, replay_memory) = replay(config.max_replay_bytes, config.replay_memory)?;
+    let workers = config.workers.map_or_else(available_cores, |count| {
+        NonZeroUsize::try_from(count).unwrap_or(NonZeroUsize::MAX)
+    });
+    let most = NonZeroUsize::new(1024).expect("it is not zero");
+    within("proxy.workers", &workers, &NonZeroUsize::MIN, &most, ToString::to_string)?;
+    Ok(ProxySettings {
+        tls: config.tls.map(|tls| inbound_tls(tls, directory, warnings)).transpose()?,
+        listen,
+        h2c: config.h2c.unwrap_or(false),
+        workers,
+        token_wait: time("proxy.token_wait", config.token_wait, 10 * SECOND, 10 * MINUTE)?,
+        max_replay_bytes,
+        replay_memory,
+        client_idle_timeout: time(
+            "proxy.client_idle_timeout",
+            config.client_idle_timeout,
+            2 * MINUTE,
+            HOUR,
+        )?,
+        drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
+    })
+}
+
+fn check_addresses(
+    listen: &[SocketAddr],
+    allow_remote_clients: bool,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), SettingsError> {
+    if listen.is_empty() {
+        return Err(SettingsError::NoAddress);
+    }
+    for (index, &address) in listen.iter().enumerate() {
+        if address.port() != 0 && listen[..index].contains(&address) {
+            return Err(SettingsError::AddressTwice { address });
+        }
+        if address.ip().to_canonical().is_loopback() {
+            continue;
+        }
+        if !allow_remote_clients {
+            return Err(SettingsError::RemoteClients { address });
+        }
+        warnings.push(Warning::RemoteClients { address });
+    }
+    Ok(())
+}
+
+fn refuse_own_address(
+    key: &'static str,
+    origin: &Origin,
+    listen: &[SocketAddr],
+) -> Result<(), SettingsError> {
+    match listen.iter().find(|listener| origin.is_served_by(**listener)) {
+        Some(&address) => Err(SettingsError::OwnAddress { key, url: origin.to_string(), address }),
+        None => Ok(()),
+    }
+}
+
+fn replay(
+    body: Option<ByteSize>,
+    memory: Option<ByteSize>,
+) -> Result<(usize, usize), SettingsError> {
+    let body = body.unwrap_or(ByteSize::mib(1));
+    let memory = memory.unwrap_or(ByteSize::mib(64));
+    let size = |size: &ByteSize| size.to_string();
+    within("proxy.max_replay_bytes", &body, &ByteSize(0), &ByteSize::gib(1), size)?;
+    within("proxy.replay_memory", &memory, &ByteSize(0), &ByteSize::gib(64), size)?;
+    if memory < body {
+        let (memory, body) = (memory.to_string(), body.to_string());
+        return Err(SettingsError::ReplayMemory { memory, body });
+    }
+    let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+    Ok((bytes(body), bytes(memory)))
+}
+
+fn inbound_tls(
+    config: TlsConfig,
+    directory: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Result<InboundTls, SettingsError> {
+    let certificate = "proxy.tls.certificate_file";
+    let key = "proxy.tls.key_file";
+    let missing = |key, cure| SettingsError::Missing { key, cure };
+    let certificate_file = file(certificate, config.certificate_file, directory)?
+        .ok_or(missing(certificate, "[proxy.tls] needs a certificate chain, PEM"))?;
+    let key_file = file(key, config.key_file, directory)?
+        .ok_or(missing(key, "[proxy.tls] needs the key of the certificate, PEM"))?;
+    check_certificates(certificate, &certificate_file)?;
+    let pem = read(key, &key_file)?;
+    if PrivateKeyDer::from_pem_slice(&pem).is_err() {
+        return Err(SettingsError::NoPem { what: key, path: key_file, wanted: "private key" });
+    }
+    if is_world_readable(&key_file) {
+        warnings.push(Warning::WorldReadable { path: key_file.clone() });
+    }
+    Ok(InboundTls { certificate_file, key_file })
+}
+
+fn upstream(
+    config: UpstreamConfig,
+    directory: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Result<UpstreamSettings, SettingsError> {
+    let key = "upstream.url";
+    let url = config.url.as_deref().unwrap_or(RINGCENTRAL);
+    let refuse = |problem| SettingsError::Url { key, problem };
+    let origin = Origin::parse(url).map_err(refuse)?;
+    if origin.is_clear_text_to_another_machine() {
+        if !config.allow_plain_http.unwrap_or(false) {
+            return Err(refuse(UrlProblem::PlainHttp));
+        }
+        warnings.push(Warning::PlainHttp { key, url: origin.to_string() });
+    }
+    let ca_file = file("upstream.ca_file", config.ca_file, directory)?;
+    if let Some(path) = &ca_file {
+        check_certificates("upstream.ca_file", path)?;
+    }
+    let connect = config.connect_timeout;
+    let response = config.response_timeout;
+    Ok(UpstreamSettings {
+        origin,
+        ca_file,
+        http_proxy: config.http_proxy.as_deref().map(http_proxy).transpose()?,
+        http2: config.http2.unwrap_or(false),
+        connect_timeout: time("upstream.connect_timeout", connect, 5 * SECOND, 5 * MINUTE)?,
+        response_timeout: time("upstream.response_timeout", response, MINUTE, HOUR)?,
+        idle_timeout: time("upstream.idle_timeout", config.idle_timeout, 50 * SECOND, HOUR)?,
+    })
+}
+
+fn http_proxy(text: &str) -> Result<Uri, SettingsError> {
+    let refuse = |problem| SettingsError::Url { key: "upstream.http_proxy", problem };
+    let origin = Origin::parse(text).map_err(refuse)?;
+    if origin.tls { Err(refuse(UrlProblem::ProxyScheme)) } else { Ok(origin.uri("/")) }
+}
+
+fn store(
+    config: StoreConfig,
+    environment: Environment<'_>,
+    directory: &Path,
+) -> Result<StoreSettings, SettingsError> {
+    if let Some(directory) = file("store.directory", config.directory, directory)? {
+        return Ok(StoreSettings::File { directory });
+    }
+    // The XDG base directory specification: a relative path counts as not set.
+    let absolute =
+        |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .ok_or(SettingsError::NoStateDirectory)?;
+    Ok(StoreSettings::File { directory: state.join("ringbearer") })
+}
+
+fn log(config: LogConfig) -> Result<LogSettings, SettingsError> {
+    let filter = non_empty("log.filter", config.filter)?.unwrap_or_else(|| "info".to_owned());
+    EnvFilter::builder().parse(&filter).map_err(SettingsError::LogFilter)?;
+    let format = match config.format.as_deref() {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(_) => return Err(SettingsError::LogFormat),
+    };
+    Ok(LogSettings { filter, format, requests: config.requests.unwrap_or(true) })
+}
+
+/// Refuses what is outside `min..=max`, saying so in the unit it is written in.
+pub(super) fn within<T: PartialOrd>(
+    key: &'static str,
+    value: &T,
+    min: &T,
+    max: &T,
+    show: impl Fn(&T) -> String,
+) -> Result<(), SettingsError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(SettingsError::OutOfRange { key, value: show(value), min: show(min), max: show(max) })
+}
+
+/// A duration as it is written in the configuration.
+pub(super) fn duration(duration: &Duration) -> String {
+    humantime::format_duration(*duration).to_string()
+}
+
+/// Refuses an empty string: whoever writes one means something else.
+pub(super) fn non_empty(
+    key: &'static str,
+    value: Option<String>,
+) -> Result<Option<String>, SettingsError> {
+    match value {
+        Some(text) if text.trim().is_empty() => Err(SettingsError::Empty { key }),
+        value => Ok(value),
+    }
+}
+
+fn time(
+    key: &'static str,
+    value: Option<Duration>,
+    default: Duration,
+    max: Duration,
+) -> Result<Duration, SettingsError> {
+    let value = value.unwrap_or(default);
+    within(key, &value, &Duration::from_millis(1), &max, duration)?;
+    Ok(value)
+}
+
+fn file(
+    key: &'static str,
+    value: Option<PathBuf>,
+    directory: &Path,
+) -> Result<Option<PathBuf>, SettingsError> {
+    match value {
+        Some(path) if path.as_os_str().is_empty() => Err(SettingsError::Empty { key }),
+        Some(path) if path.starts_with("~") => Err(SettingsError::Tilde { key }),
+        value => Ok(value.map(|path| directory.join(path))),
+    }
+}
+
+fn check_certificates(what: &'static str, path: &Path) -> Result<(), SettingsError> {
+    let pem = read(what, path)?;
+    match CertificateDer::pem_slice_iter(&pem).next() {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(SettingsError::NoPem { what, path: path.to_owned(), wanted: "certificate" }),
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, SettingsError> {
+    let unreadable = |source| SettingsError::Unreadable { what, path: path.to_owned(), source };
+    fs::read(path).map(Zeroizing::new).map_err(unreadable)
+}
+
+fn is_world_readable(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
+}
+
+fn available_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+const RINGCENTRAL: &str = "https://platform.ringcentral.com";
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);

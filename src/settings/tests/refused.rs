@@ -1,0 +1,311 @@
+//! Bad configurations, each with what the user is told.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Lines appended to [`LEAST`] (whose last table is `[identity.sales]`), and the message.
+const APPENDED: &[(&str, &str)] = &[
+    ("[log]\nfilter = ['a']", "configuration: line 8: `log.filter` needs text in quotes"),
+    ("[proxy]\ntls = ['a.pem', 'b.pem']", "configuration: line 8: `proxy.tls` needs a table"),
+    ("[[log]]", "configuration: line 7: `log` needs a table"),
+    (
+        "[log]\n\"fil\\u001bter\" = 'x'",
+        "configuration: line 8: unknown key `log.fil\\u{1b}ter`: did you mean `filter`?",
+    ),
+    (
+        "[upstream]\nconect_timeout = '5s'",
+        "configuration: line 8: unknown key `upstream.conect_timeout`: did you mean `connect_timeout`?",
+    ),
+    (
+        "[proxy]\nconnect_timeout = '5s'",
+        "configuration: line 8: unknown key `proxy.connect_timeout`: it belongs into [upstream]",
+    ),
+    (
+        "[client.app]\nkey = 'x'",
+        "configuration: line 7: unknown key `client`: the keys here are proxy, upstream, application, identity, store, log",
+    ),
+    (
+        "[store]\nredis = 'x'",
+        "configuration: line 8: unknown key `store.redis`: the keys here are directory",
+    ),
+    (
+        "[log]\nfilter = canary",
+        "configuration: line 8: this is not TOML: string values must be quoted, expected literal string",
+    ),
+    ("jwt = 'again'", "configuration: line 7: this is not TOML: duplicate key"),
+    (
+        "[upstream]\nconnect_timeout = 5",
+        "configuration: line 8: `upstream.connect_timeout` needs a duration such as \"5s\" or \"2m\"",
+    ),
+    (
+        "[proxy]\nmax_replay_bytes = 'lots'",
+        "configuration: line 8: `proxy.max_replay_bytes` needs a size such as \"64KiB\" or \"1MiB\"",
+    ),
+    (
+        "[proxy]\nworkers = 0",
+        "configuration: line 8: `proxy.workers` needs a whole number, at least 1",
+    ),
+    (
+        "client_credentials = 'canary'",
+        "configuration: line 7: `identity.sales.client_credentials` needs true or false",
+    ),
+    ("scope = 5", "configuration: line 7: `identity.sales.scope` needs text in quotes"),
+    (
+        "password = { flie = 'x' }",
+        "configuration: line 7: `identity.sales.password` needs the secret as text, { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }",
+    ),
+    (
+        "password = 12345",
+        "configuration: line 7: `identity.sales.password` needs the secret as text, { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }",
+    ),
+    (
+        "[proxy]\nlisten = 'localhost:8080'",
+        "configuration: line 8: `proxy.listen` needs an IP address and port such as \"127.0.0.1:8080\", or an array of them",
+    ),
+    (
+        "[identity]\nbot = 5",
+        "configuration: line 8: `identity.bot` has to stand in a table with a name of your choice, as in [identity.NAME]",
+    ),
+    (
+        "[proxy]\nlisten = []",
+        "proxy.listen is empty: name an address, or remove it to listen on 127.0.0.1:8080",
+    ),
+    (
+        "[proxy]\nlisten = ['127.0.0.1:1', '127.0.0.1:1']",
+        "proxy.listen names 127.0.0.1:1 twice: keep one",
+    ),
+    (
+        "[proxy]\nlisten = '0.0.0.0:8080'",
+        "proxy.listen 0.0.0.0:8080 can be reached from other machines, and whoever reaches it acts as the identity: \
+         listen on 127.0.0.1, or set proxy.allow_remote_clients = true if the network keeps strangers out",
+    ),
+    ("[proxy]\ntoken_wait = '0s'", "proxy.token_wait is 0s: it must be between 1ms and 10m"),
+    (
+        "[upstream]\nresponse_timeout = '2 days'",
+        "upstream.response_timeout is 2days: it must be between 1ms and 1h",
+    ),
+    ("[proxy]\nworkers = 5000", "proxy.workers is 5000: it must be between 1 and 1024"),
+    (
+        "[proxy]\nreplay_memory = '1KiB'",
+        "proxy.replay_memory (1.0 KiB) is smaller than proxy.max_replay_bytes (1.0 MiB): raise the one or lower the other",
+    ),
+    (
+        "[proxy.tls]\ncertificate_file = '/nonexistent'",
+        "proxy.tls.key_file is missing: [proxy.tls] needs the key of the certificate, PEM",
+    ),
+    (
+        "[upstream]\nca_file = '/nonexistent'",
+        "upstream.ca_file \"/nonexistent\" is not readable: no such file or directory",
+    ),
+    (
+        "[upstream]\nca_file = '~/ca.pem'",
+        "upstream.ca_file starts with ~, which only a shell knows: write the path in full",
+    ),
+    (
+        "[upstream]\nurl = 'https://platform.ringcentral.com/restapi'",
+        "upstream.url has a path: apps send whole paths, so write scheme, host and port only",
+    ),
+    (
+        "[upstream]\nurl = 'https://me:canary@platform.ringcentral.com'",
+        "upstream.url holds a user name or password: leave them out, a URL is printed in logs",
+    ),
+    (
+        "[upstream]\nurl = 'platform.ringcentral.com'",
+        "upstream.url is not an absolute URL: write it like https://platform.ringcentral.com",
+    ),
+    (
+        "[upstream]\nurl = 'http://10.0.0.1'",
+        "upstream.url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
+    ),
+    (
+        "[upstream]\nurl = 'http://localhost:8080'",
+        "upstream.url http://localhost:8080 is this proxy's own address (proxy.listen 127.0.0.1:8080): \
+         name RingCentral's, such as https://platform.ringcentral.com",
+    ),
+    (
+        "[upstream]\nhttp_proxy = 'https://proxy:3128'",
+        "upstream.http_proxy must begin with http://: the proxy itself is spoken to in clear text, and TLS to RingCentral passes through it",
+    ),
+    (
+        "[application.crm.extra]",
+        "configuration: line 7: unknown key `application.crm.extra`: the keys here are client_id, client_secret, token_url, revoke_url, token_requests_per_minute",
+    ),
+    (
+        "[application.bot]\nclient_id = 'the-id'",
+        "application \"crm\": it has the same client_id as application \"bot\", and RingCentral counts requests by client_id: declare it once",
+    ),
+    (
+        "[application.bot]\nclient_id = 'other'",
+        "identity \"sales\": it may log in with any of the applications bot, crm: choose with application = \"NAME\"",
+    ),
+    (
+        "[application.bot]",
+        "application \"bot\": client_id is missing: it stands in the developer console beside the client secret",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\ntoken_url = 'http://10.0.0.1/token'",
+        "application \"bot\": token_url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\ntoken_requests_per_minute = 100000",
+        "application \"bot\": token_requests_per_minute is 100000: it must be between 1 and 1000",
+    ),
+    (
+        "[application.'a/b']\nclient_id = 'b'",
+        "application \"a/b\": this cannot be a name: use up to 64 letters, digits, - and _, a letter or digit first",
+    ),
+    (
+        "application = 'crn'",
+        "identity \"sales\": application \"crn\" is not configured: the names are crm",
+    ),
+    (
+        "refresh_token = 'canary'",
+        "identity \"sales\": it has jwt and refresh_token, each of which opens a session: keep one",
+    ),
+    (
+        "redirect_uri = 'https://app'",
+        "identity \"sales\": redirect_uri is of use only with authorization_code: add authorization_code or remove redirect_uri",
+    ),
+    (
+        "access_token_ttl = '5m'",
+        "identity \"sales\": access_token_ttl is 5m: it must be between 10m and 1h",
+    ),
+    (
+        "refresh_token_ttl = '8 days'",
+        "identity \"sales\": refresh_token_ttl is 8days: it must be between 0s and 7days",
+    ),
+    (
+        "access_token_ttl = '600s 1ms'",
+        "identity \"sales\": access_token_ttl is 10m 1ms: RingCentral counts it in whole seconds",
+    ),
+    ("endpoint_id = ''", "identity \"sales\": endpoint_id is empty: give it a value or remove it"),
+    (
+        "[identity.bot]",
+        "identity \"bot\": nothing opens its session: give it jwt, refresh_token, authorization_code, username with password, or client_credentials = true",
+    ),
+    ("[store]\ndirectory = ''", "store.directory is empty: give it a value or remove it"),
+    ("[log]\nformat = 'xml'", "log.format must be \"text\" or \"json\""),
+    (
+        "[log]\nfilter = 'a=b=c'",
+        "log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\": error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5",
+    ),
+];
+
+/// The same with `jwt` replaced.
+const CREDENTIALS: &[(&str, &str)] = &[
+    (
+        "jwt = { file = '/nonexistent/jwt' }",
+        "identity \"sales\": jwt file \"/nonexistent/jwt\" is not readable: no such file or directory",
+    ),
+    ("jwt = ''", "identity \"sales\": jwt is empty as it is written"),
+    (
+        "jwt = { env = 'EMPTY' }",
+        "identity \"sales\": jwt is empty in the environment variable EMPTY",
+    ),
+    (
+        "jwt = { env = 'UNSET' }",
+        "identity \"sales\": jwt is to come from the environment variable UNSET, which is not set",
+    ),
+    (
+        "jwt = { credential = 'rc' }",
+        "identity \"sales\": jwt is to come from the systemd credential \"rc\", but CREDENTIALS_DIRECTORY is not set: \
+         add LoadCredential=rc:PATH to the unit",
+    ),
+    ("username = 'me'", "identity \"sales\": password is missing: username needs it"),
+    ("password = 'canary'", "identity \"sales\": username is missing: password needs it"),
+    (
+        "authorization_code = 'canary'",
+        "identity \"sales\": redirect_uri is missing: authorization_code was issued to one",
+    ),
+    (
+        "refresh_token = 'canary'\nrefresh_token_ttl = '0s'",
+        "identity \"sales\": refresh_token_ttl = \"0s\" asks for no further refresh token, but it has nothing else to renew with: remove it",
+    ),
+    (
+        "refresh_token = 'canary'\n[identity.twin]\nrefresh_token = 'canary'",
+        "identity \"twin\": it has the same refresh_token as identity \"sales\", and that is good only once: one of them must go",
+    ),
+    (
+        "application = 'public'\nclient_credentials = true\n[application.public]\nclient_id = 'p'",
+        "identity \"sales\": client_credentials needs a client_secret in application \"public\"",
+    ),
+];
+
+fn refusal(toml: &str) -> String {
+    match load(toml) {
+        Ok(_) => panic!("accepted:\n{toml}"),
+        Err(error) => chain(&error),
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_the_cure_and_without_its_secrets() {
+    let appended = APPENDED.iter().map(|(lines, message)| (format!("{LEAST}{lines}"), message));
+    let credentials = CREDENTIALS
+        .iter()
+        .map(|(lines, message)| (LEAST.replace("jwt = \"canary-jwt\"", lines), message));
+    for (toml, message) in appended.chain(credentials) {
+        let refusal = refusal(&toml);
+        assert_eq!(refusal, *message, "{toml}");
+        assert!(!refusal.contains("canary"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_configuration_without_identity_or_application_says_what_to_add() {
+    assert_eq!(
+        refusal(""),
+        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt"
+    );
+    assert_eq!(
+        refusal("[identity.sales]\njwt = 'x'"),
+        "identity \"sales\": no application is configured: add [application.NAME] with client_id and client_secret"
+    );
+}
+
+#[test]
+fn an_incomplete_environment_lists_what_is_missing() {
+    let refusal = |set: &[&str]| {
+        let lookup = |name: &str| set.contains(&name).then(|| "x".to_owned());
+        let error = Settings::load(&ConfigSource::Environment, Overrides::default(), &lookup);
+        chain(&error.unwrap_err())
+    };
+    assert_eq!(
+        refusal(&["RC_USER_JWT"]),
+        "no configuration: RC_APP_CLIENT_ID, RC_APP_CLIENT_SECRET are not set; set them, or name a file with --config"
+    );
+    assert_eq!(
+        refusal(&["RINGCENTRAL_CLIENT_ID", "RC_APP_CLIENT_SECRET"]),
+        "no configuration: RC_USER_JWT is not set; set it, or name a file with --config"
+    );
+    assert_eq!(
+        refusal(&["RC_APP_CLIENT_ID", "RC_APP_CLIENT_SECRET", "RC_USER_JWT"]),
+        "store.directory has no default because neither XDG_STATE_HOME nor HOME is set: set it"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let source = ConfigSource::File("/nonexistent/proxy.toml".into());
+    let error = Settings::load(&source, Overrides::default(), &environment).unwrap_err();
+    assert_eq!(
+        chain(&error),
+        "configuration file \"/nonexistent/proxy.toml\" is not readable: no such file or directory"
+    );
+}
+
+proptest! {
+    /// Whatever a slip of the keyboard does to a configuration, the complaint quotes no value.
+    #[test]
+    fn no_slip_makes_an_error_quote_a_secret(
+        cut in 0..LEAST.len(), length in 0..3_usize, typed in "[\"'={}\\[\\]\\\\\n#, ,5a]{0,3}",
+    ) {
+        let end = (cut + length).min(LEAST.len());
+        let toml = format!("{}{typed}{}", &LEAST[..cut], &LEAST[end..]);
+        if let Err(error) = load(&toml) {
+            let message = chain(&error);
+            prop_assert!(!message.contains("canary"), "{message}\n{toml}");
+        }
+    }
+}

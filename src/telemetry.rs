@@ -1,0 +1,185 @@
+//! Logs: one subscriber, started once, that can neither block start-up nor panic.
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::iter;
+
+use tracing::Subscriber;
+use tracing_subscriber::filter::{Directive, EnvFilter};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::settings::{LogFormat, LogSettings};
+
+/// The target of the line that each request gets, so that `log.requests` can switch it alone.
+pub const REQUEST_TARGET: &str = "ringbearer::request";
+
+/// Starts logging to standard error. The first call in a process counts.
+pub fn start(settings: &LogSettings) {
+    let colours = io::stderr().is_terminal();
+    // A second subscriber is refused; the first goes on.
+    let _ = tracing::subscriber::set_global_default(subscriber(settings, io::stderr, colours));
+}
+
+/// The subscriber that [`start`] installs, writing elsewhere: lines for people or JSON for
+/// machines, with RFC 3339 timestamps in UTC.
+pub fn subscriber<W>(
+    settings: &LogSettings,
+    writer: W,
+    colours: bool,
+) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(settings))
+        .with_writer(writer)
+        // Its complaint about a closed standard error would go to standard error, and panic.
+        .log_internal_errors(false);
+    match settings.format {
+        LogFormat::Text => Box::new(lines.with_ansi(colours).finish()),
+        LogFormat::Json => Box::new(lines.with_ansi(false).json().flatten_event(true).finish()),
+    }
+}
+
+/// Request lines are switched off by a static directive: then their callsite is disabled for good,
+/// which costs one load and a branch.
+fn filter(settings: &LogSettings) -> EnvFilter {
+    let filter = EnvFilter::builder().parse_lossy(&settings.filter);
+    if settings.requests { filter } else { filter.add_directive(no_requests()) }
+}
+
+fn no_requests() -> Directive {
+    format!("{REQUEST_TARGET}=off").parse().expect("a target and a level make a directive")
+}
+
+/// An error with all its causes, in one line: `identity "sales": jwt file "/run/rc" is not
+/// readable: permission denied`. A cause that only repeats what is there is left out.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = words(error);
+    for cause in iter::successors(error.source(), |&cause| cause.source()) {
+        let words = words(cause);
+        if !line.ends_with(&words) {
+            line = format!("{line}: {words}");
+        }
+    }
+    line
+}
+
+/// The operating system's messages say "Permission denied (os error 13)"; ours have no such tail.
+fn words(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) else {
+        return text;
+    };
+    let mut text = text.replace(&format!(" (os error {code})"), "");
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::with_default;
+    use tracing::{Level, debug, enabled, info};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Standard error after its reader has gone.
+    struct BrokenPipe;
+
+    impl Write for BrokenPipe {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    fn settings(format: LogFormat, filter: &str, requests: bool) -> LogSettings {
+        LogSettings { filter: filter.to_owned(), format, requests }
+    }
+
+    fn logged(settings: &LogSettings, act: impl FnOnce()) -> String {
+        let page = Page::default();
+        let writer = page.clone();
+        with_default(subscriber(settings, move || writer.clone(), false), act);
+        String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn text_lines_hold_time_level_target_and_fields() {
+        let line = logged(&settings(LogFormat::Text, "info", true), || {
+            info!(identity = "sales", "renewed");
+            debug!("not this one");
+        });
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(
+            line.ends_with(" INFO ringbearer::telemetry::tests: renewed identity=\"sales\"\n"),
+            "{line}"
+        );
+        let time = line.split(' ').next().unwrap();
+        assert!(humantime::parse_rfc3339(time).is_ok() && time.ends_with('Z'), "{time}");
+    }
+
+    #[test]
+    fn json_lines_hold_the_fields_beside_the_message() {
+        let line = logged(&settings(LogFormat::Json, "info", true), || {
+            info!(identity = "sales", status = 200, "renewed");
+        });
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&object["level"], &object["message"], &object["identity"], &object["status"]),
+            (&"INFO".into(), &"renewed".into(), &"sales".into(), &200.into())
+        );
+        assert!(humantime::parse_rfc3339(object["timestamp"].as_str().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn request_lines_are_switched_on_their_own_whatever_the_filter_says() {
+        for filter in ["info", "trace", "ringbearer::request=info"] {
+            for requests in [true, false] {
+                logged(&settings(LogFormat::Text, filter, requests), || {
+                    assert_eq!(enabled!(target: REQUEST_TARGET, Level::INFO), requests, "{filter}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_standard_error_stops_nothing() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let subscriber = subscriber(&settings(format, "info", true), || BrokenPipe, false);
+            with_default(subscriber, || info!("nobody reads this"));
+        }
+    }
+
+    #[test]
+    fn a_chain_is_one_line_without_repetitions_and_error_numbers() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("jwt file is not readable")]
+        struct Unreadable(#[source] io::Error);
+        let denied = || Unreadable(io::Error::from_raw_os_error(13));
+        assert_eq!(chain(&denied()), "jwt file is not readable: permission denied");
+        assert_eq!(
+            chain(&io::Error::other(denied())),
+            "jwt file is not readable: permission denied"
+        );
+    }
+}
