@@ -5,3 +5,4 @@ mod sandbox_faults;
 mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
+mod tokens;
