@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::pace::{LEASE_POLL, RECHECK_WHEN_LOST};
