@@ -99,7 +99,8 @@ fn settings(base: &str, credentials: Vec<Credential>) -> Vec<Arc<IdentitySetting
             credential,
             endpoint_id: Some(format!("box-{number}")),
             access_token_ttl: None,
-            refresh_token_ttl: None,
+            // The first asks for a session that must be ended, the others for none that lasts.
+            refresh_token_ttl: (number == 0).then_some(Duration::from_secs(604_800)),
             scope: None,
         })
     };
@@ -155,15 +156,18 @@ async fn a_day_of_renewals_meets_no_401_and_keeps_two_sessions_at_most() {
     let (stage, directory) = (Stage::unlimited().await, directory());
     let process = Process::of_user(&stage, directory.path(), 1);
     process.keeper().wait_usable().await.expect("a token");
+    stage.pass(500);
     for renewal in 1..=24 {
         assert_eq!(process.call(&stage).await, 200);
-        stage.pass(3100);
+        stage.pass(2600);
         until("a renewal", || process.generation() == renewal + 1).await;
         assert_eq!(process.call(&stage).await, 200);
-        let alive = stage.control().counts().sessions_alive;
-        assert!(alive <= 2, "{alive} sessions alive");
+        assert_eq!(stage.control().counts().sessions_alive, 2, "the old one drains");
+        stage.pass(500);
+        until("the end of the old one", || stage.control().counts().sessions_alive == 1).await;
     }
-    assert_eq!(stage.control().counts().token_requests, 25);
+    let counts = stage.control().counts();
+    assert_eq!((counts.token_requests, counts.revocations, counts.api_401), (25, 24, 0));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::renewal::{Obtained, Renewal, newer};
+use super::retire::retire;
 use super::{Keeper, View};
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
@@ -123,6 +124,7 @@ impl Driver {
             cool_until: self.machine.cool_until(),
             refusals: self.refusals,
             error: self.error.clone(),
+            opens_at: self.around.queue.opens_at(),
         };
         self.keeper.view.send_if_modified(|seen| {
             let changed = !seen.same(&view);
@@ -212,6 +214,7 @@ impl Driver {
         match ended {
             Ok(Obtained::New(set)) => {
                 self.tell_of_renewal(&set, source, begun);
+                self.retire_replaced(source);
                 Event::Obtained(self.keep(set))
             }
             Ok(Obtained::Newer(set)) => {
@@ -244,6 +247,19 @@ impl Driver {
             self.heed_signals();
             self.publish();
         }
+    }
+
+    /// A new session replaces the latest one, which may have to be ended.
+    fn retire_replaced(&self, source: Source) {
+        let replaced = self.set.as_ref().filter(|_| source == Source::Open);
+        let Some((set, refresh)) = replaced.and_then(|set| Some((set, set.refresh.as_ref()?)))
+        else {
+            return;
+        };
+        // A token that is not published is not in flight either.
+        let drained = self.published.map_or(self.now(), |_| set.expires_at);
+        let settings = Arc::clone(&self.keeper.settings);
+        tokio::spawn(retire(self.around.clone(), settings, refresh.token.clone(), drained));
     }
 
     fn failed(&mut self, error: TokenError) -> Event {
