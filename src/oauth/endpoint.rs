@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::TokenError;
-use super::grant::{Grant, form};
+use super::grant::{Grant, form, revocation};
 use super::response::{Answer, MAX_ANSWER_BYTES, read};
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -63,12 +63,7 @@ impl TokenEndpoint {
         application: &ApplicationSettings,
         token: &str,
     ) -> Result<(), TokenError> {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("token", token);
-        if application.client_secret.is_none() {
-            form.append_pair("client_id", &application.client_id);
-        }
-        let form = Secret::new(form.finish());
+        let form = revocation(token, application);
         let (status, ..) = self.post(&application.revoke_url, application, form).await?;
         match status {
             status if status.is_success() => Ok(()),

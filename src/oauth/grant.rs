@@ -6,7 +6,7 @@ use std::time::Duration;
 use form_urlencoded::Serializer;
 
 use crate::secret::Secret;
-use crate::settings::{Credential, IdentitySettings};
+use crate::settings::{ApplicationSettings, Credential, IdentitySettings};
 use crate::token::RefreshToken;
 
 /// What buys a token set.
@@ -47,6 +47,16 @@ pub fn form(grant: Grant<'_>, identity: &IdentitySettings) -> Secret {
     append_wishes(&mut form, identity);
     if identity.application.client_secret.is_none() {
         form.append_pair("client_id", &identity.application.client_id);
+    }
+    Secret::new(form.finish())
+}
+
+/// The encoded form that ends the session of `token` (RFC 7009 §2.1).
+pub fn revocation(token: &str, application: &ApplicationSettings) -> Secret {
+    let mut form = Serializer::new(String::new());
+    form.append_pair("token", token);
+    if application.client_secret.is_none() {
+        form.append_pair("client_id", &application.client_id);
     }
     Secret::new(form.finish())
 }
@@ -113,7 +123,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::settings::ApplicationSettings;
 
     fn identity(credential: Credential, client_secret: Option<&str>) -> IdentitySettings {
         IdentitySettings {

@@ -102,15 +102,23 @@ impl Budget {
         if self.queue.first() != Some(&(ticket.class, ticket.number)) {
             return Turn::Behind;
         }
-        if let Some(until) = self.silent_until {
-            return Turn::At(until);
+        if let Some(at) = self.opens_at(now) {
+            return Turn::At(at);
         }
-        if self.in_flight + self.ended.len() < self.limit {
-            self.leave(ticket);
-            self.in_flight += 1;
-            return Turn::Go(Permit(()));
+        if self.in_flight == self.limit {
+            return Turn::Behind;
         }
-        self.ended.front().map_or(Turn::Behind, |oldest| Turn::At(*oldest + WINDOW))
+        self.leave(ticket);
+        self.in_flight += 1;
+        Turn::Go(Permit(()))
+    }
+
+    /// When the silence or a full window is over; `None` if neither is in the way.
+    pub fn opens_at(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.forget(now);
+        let full = self.in_flight + self.ended.len() >= self.limit;
+        let oldest = self.ended.front().filter(|_| full);
+        self.silent_until.or(oldest.map(|ended| *ended + WINDOW))
     }
 
     /// The request was sent, and ended at `now`, answered or not.

@@ -18,6 +18,8 @@ use crate::oauth::TokenError;
 use crate::settings::IdentitySettings;
 
 pub(super) mod driver;
+mod renewal;
+mod retire;
 
 /// One identity's token. Its methods may be called from any thread and any runtime.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ struct View {
     /// How many refusals have been looked at.
     refusals: u64,
     error: Option<Arc<TokenError>>,
+    /// When the application may send again, if it may not now.
+    opens_at: Option<Timestamp>,
 }
 
 /// What callers leave for the driver.
@@ -222,6 +226,7 @@ impl View {
             cool_until: Timestamp::from_unix_millis(0),
             refusals: 0,
             error: None,
+            opens_at: None,
         }
     }
 
@@ -257,7 +262,9 @@ impl View {
 
     fn unavailable(&self, now: Timestamp) -> Unavailable {
         let (until, fallback) = match self.standing {
-            Standing::Starting | Standing::Renewing => (now, TokenError::Starting),
+            Standing::Starting | Standing::Renewing => {
+                (self.opens_at.unwrap_or(now), TokenError::Starting)
+            }
             Standing::Penalised(until) | Standing::BackingOff(until) => {
                 (until, TokenError::Starting)
             }
@@ -283,6 +290,7 @@ impl View {
             && self.latest == other.latest
             && self.cool_until == other.cool_until
             && self.refusals == other.refusals
+            && self.opens_at == other.opens_at
             && error(self) == error(other)
     }
 }

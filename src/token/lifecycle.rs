@@ -6,158 +6,16 @@
 //! new session any time never refreshes, because a refresh kills the old access token at once,
 //! under the requests in flight. Refresh is for identities that have nothing else.
 
-use std::time::Duration;
-
+use super::Generation;
 use super::budget::Class;
-use super::{Generation, TokenSet};
 use crate::clock::Timestamp;
 
 mod pace;
+mod words;
 
 use pace::Forced;
 pub use pace::{Pace, renew_at};
-
-/// What the configured credential can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Means {
-    /// Open a new session any time (JWT, password, client credentials).
-    Reopens,
-    /// Open one session, which then has to be refreshed (authorization code, refresh token).
-    Once,
-}
-
-/// Which credential a renewal presents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The configured one.
-    Open,
-    /// The session's refresh token.
-    Refresh,
-    /// The refresh token before that, which answers with the current set again while that is unused.
-    PreviousRefresh,
-}
-
-/// What the machine knows of a token set: no secrets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Which set.
-    pub generation: Generation,
-    /// When it was issued.
-    pub issued_at: Timestamp,
-    /// When its access token ends.
-    pub expires_at: Timestamp,
-    /// Whether it has a refresh token, and till when.
-    pub refresh: Option<Option<Timestamp>>,
-    /// Whether the refresh token that bought it is still known.
-    pub previous_refresh: bool,
-}
-
-impl Known {
-    /// Of a token set.
-    pub fn of(set: &TokenSet) -> Self {
-        Self {
-            generation: set.generation,
-            issued_at: set.issued_at,
-            expires_at: set.expires_at,
-            refresh: set.refresh.as_ref().map(|refresh| refresh.expires_at),
-            previous_refresh: set.previous_refresh.is_some(),
-        }
-    }
-}
-
-/// What the threads that serve requests have to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// Somebody waits for a token.
-    Wanted,
-    /// A request with this generation was refused because of its token.
-    Refused(Generation),
-    /// A request with this generation was let in.
-    Accepted(Generation),
-    /// The wall clock was set back by this much.
-    ClockSetBack(Duration),
-}
-
-/// What came of the last action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Nothing: time has passed or a signal was noted.
-    Time,
-    /// The store was read; the session there, if it fits the configuration.
-    Read(Option<Known>),
-    /// A newer set is in the store: our own, or another process's that was found there.
-    Obtained(Known),
-    /// It did not work.
-    Failed(Failure),
-}
-
-/// How a renewal or a look at the store failed, by what it calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// 400: this credential is used up.
-    GrantRefused,
-    /// 401: the application's own credentials are wrong.
-    ClientRefused,
-    /// 403: the application may not use this grant.
-    GrantNotAllowed,
-    /// 429, 503: silence for so long.
-    Penalty(Duration),
-    /// 408, 500, timeout, lost answer: three more tries, ten seconds apart, then ever slower.
-    Unanswered,
-    /// Nothing was sent.
-    Unreachable,
-    /// Anything else: ever slower.
-    Unexpected,
-    /// The store is down: nothing is requested without it.
-    Store,
-    /// Another process is renewing.
-    LeaseHeld,
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read the store, then report [`Event::Read`] or [`Event::Failed`].
-    Read,
-    /// Obtain a token set, then report.
-    Renew(Source),
-    /// Nothing until then, or until a signal.
-    Rest(Option<Timestamp>),
-    /// What was begun is still under way.
-    Continue,
-}
-
-/// Why there will be no further token without somebody's help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// Every credential was refused.
-    GrantRefused,
-    /// The application's own credentials are wrong.
-    ClientRefused,
-    /// The application may not use the grant.
-    GrantNotAllowed,
-    /// No refresh token, and the configured credential is used up.
-    NothingLeft,
-}
-
-/// Where an identity stands, for status and for requests without a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The store has not been read yet.
-    Starting,
-    /// There is a token, or none because nobody needs one.
-    Resting,
-    /// A token is being obtained.
-    Renewing,
-    /// Silence was asked for until then.
-    Penalised(Timestamp),
-    /// A failure is slept on until then.
-    BackingOff(Timestamp),
-    /// New tokens were refused; the next renewal is due then.
-    CoolingDown(Timestamp),
-    /// Somebody has to log in or correct the configuration.
-    NeedsLogin(Lost),
-}
+pub use words::{Action, Event, Failure, Known, Lost, Means, Signal, Source, Standing};
 
 /// The state of one identity.
 #[derive(Clone, Debug)]

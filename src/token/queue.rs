@@ -44,8 +44,8 @@ impl Queue {
     }
 
     /// When the application may send again, if it is silent or out of budget now.
-    pub fn left(&self) -> usize {
-        self.budget().left(self.clock.now())
+    pub fn opens_at(&self) -> Option<Timestamp> {
+        self.budget().opens_at(self.clock.now())
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {

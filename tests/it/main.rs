@@ -8,3 +8,4 @@ mod sandbox_support;
 mod sandbox_wire;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
+mod tokens;

@@ -1,25 +1,28 @@
 //! The task of one identity: ask the [`Lifecycle`], do it, report back. It decides nothing.
 //!
-//! The order that everything rests on: permit, lease, look again, probe the store, send, store,
-//! publish. A renewal that has begun to send is never abandoned, not even by the end of the process.
+//! What is published has been stored before. A renewal that has begun to send is never abandoned,
+//! not even by the end of the process.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::renewal::{Obtained, Renewal, newer};
+use super::retire::retire;
 use super::{Keeper, View};
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::oauth::grant::Grant;
-use crate::store::{Lease, Provenance, StoreError, Stored, TokenStore};
+use crate::store::{Provenance, TokenStore};
 use crate::token::lifecycle::{
     Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source,
 };
 use crate::token::queue::{Held, Progress, Queue};
 use crate::token::slot::Bearer;
-use crate::token::{Generation, RefreshToken, TokenSet};
+use crate::token::{Generation, TokenSet};
 
 /// What all drivers of a process share.
 #[derive(Clone)]
@@ -47,14 +50,6 @@ pub(in crate::token) struct Driver {
     published: Option<Known>,
     refusals: u64,
     error: Option<Arc<TokenError>>,
-}
-
-/// A set that is in the store.
-enum Obtained {
-    /// Of our own making.
-    New(TokenSet),
-    /// Of another process.
-    Newer(TokenSet),
 }
 
 impl Driver {
@@ -90,7 +85,8 @@ impl Driver {
                     None => return,
                 },
                 Action::Rest(until) if self.rest(until).await => Event::Time,
-                Action::Rest(_) | Action::Continue => return,
+                Action::Rest(_) => return,
+                Action::Continue => unreachable!("a finished action was reported"),
             };
         }
     }
@@ -128,6 +124,7 @@ impl Driver {
             cool_until: self.machine.cool_until(),
             refusals: self.refusals,
             error: self.error.clone(),
+            opens_at: self.around.queue.opens_at(),
         };
         self.keeper.view.send_if_modified(|seen| {
             let changed = !seen.same(&view);
@@ -154,17 +151,14 @@ impl Driver {
 
     async fn read(&mut self) -> Event {
         match self.around.store.load(self.keeper.name()).await {
-            Ok(there) => Event::Read(self.newer(there).map(|set| self.keep(set))),
+            Ok(there) => {
+                let generation = there.as_ref().map(|stored| stored.set.generation);
+                self.floor = self.floor.max(generation.unwrap_or(Generation::NONE));
+                let newer = newer(there, self.provenance, self.set.as_ref());
+                Event::Read(newer.map(|set| self.keep(set)))
+            }
             Err(error) => self.failed(error.into()),
         }
-    }
-
-    /// The stored set, if it is later than ours and of the configured credential.
-    fn newer(&mut self, there: Option<Stored>) -> Option<TokenSet> {
-        let Stored { set, provenance } = there?;
-        let ours = self.set.as_ref().map_or(Generation::NONE, |set| set.generation);
-        self.floor = self.floor.max(set.generation);
-        (provenance == self.provenance && set.generation > ours).then_some(set)
     }
 
     fn keep(&mut self, set: TokenSet) -> Known {
@@ -174,7 +168,8 @@ impl Driver {
         known
     }
 
-    /// One renewal; `None` if the process ends before it was our turn.
+    /// One renewal; `None` if the process ends before it was our turn. Signals are heeded meanwhile,
+    /// so that a token refused now is not handed out until the answer comes.
     async fn renew(&mut self, source: Source) -> Option<Event> {
         let queue = Arc::clone(&self.around.queue);
         let held = match self.unsaved {
@@ -182,21 +177,56 @@ impl Driver {
             None => Some(self.turn(&queue).await?),
         };
         let begun = self.now();
-        Some(match self.obtain(source, held).await {
+        let mut renewal = self.renewal();
+        let ended = {
+            let mut running = pin!(renewal.run(source, held));
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut running => break ended,
+                    () = self.keeper.signals.wake.notified() => {}
+                }
+                self.heed_signals();
+                self.publish();
+            }
+        };
+        (self.unsaved, self.floor) = (renewal.unsaved, renewal.floor);
+        Some(self.conclude(ended, source, begun))
+    }
+
+    fn renewal(&mut self) -> Renewal {
+        Renewal {
+            around: self.around.clone(),
+            settings: Arc::clone(&self.keeper.settings),
+            provenance: self.provenance,
+            latest: self.set.clone(),
+            unsaved: self.unsaved.take(),
+            floor: self.floor,
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        ended: Result<Obtained, TokenError>,
+        source: Source,
+        begun: Timestamp,
+    ) -> Event {
+        match ended {
             Ok(Obtained::New(set)) => {
                 self.tell_of_renewal(&set, source, begun);
+                self.retire_replaced(source);
                 Event::Obtained(self.keep(set))
             }
             Ok(Obtained::Newer(set)) => {
-                debug!(
+                let generation = set.generation.number();
+                info!(
                     identity = self.keeper.name(),
-                    generation = set.generation.number(),
-                    "adopted"
+                    generation, "adopted another process's renewal"
                 );
                 Event::Obtained(self.keep(set))
             }
             Err(error) => self.failed(error),
-        })
+        }
     }
 
     /// Waits for our turn in the application's budget, keeping the class up to date.
@@ -219,80 +249,17 @@ impl Driver {
         }
     }
 
-    async fn obtain(
-        &mut self,
-        source: Source,
-        held: Option<Held<'_>>,
-    ) -> Result<Obtained, TokenError> {
-        let store = Arc::clone(&self.around.store);
-        let keeper = Arc::clone(&self.keeper);
-        let lease = store.lease(keeper.name()).await?.ok_or(TokenError::LeaseHeld)?;
-        let there = store.load(keeper.name()).await?;
-        let expected = there.as_ref().map_or(Generation::NONE, |stored| stored.set.generation);
-        if let Some(newer) = self.newer(there) {
-            return Ok(Obtained::Newer(newer));
-        }
-        let set = match (self.unsaved.take(), held) {
-            (Some(set), _) => set,
-            (None, Some(held)) => {
-                store.probe_writable(&lease).await?;
-                self.request(source, held).await?
-            }
-            (None, None) => unreachable!("a turn was waited for unless a set was unsaved"),
+    /// A new session replaces the latest one, which may have to be ended.
+    fn retire_replaced(&self, source: Source) {
+        let replaced = self.set.as_ref().filter(|_| source == Source::Open);
+        let Some((set, refresh)) = replaced.and_then(|set| Some((set, set.refresh.as_ref()?)))
+        else {
+            return;
         };
-        self.save(&lease, set, expected).await
-    }
-
-    /// Sends the one request. The old refresh token stays in the store meanwhile: should the answer
-    /// or this process be lost, RingCentral answers it with the same set again.
-    async fn request(&self, source: Source, mut held: Held<'_>) -> Result<TokenSet, TokenError> {
-        let settings = &self.keeper.settings;
-        let token = self.refresh_token(source);
-        let grant = token.map_or(Grant::Open(&settings.credential), Grant::Refresh);
-        held.sending();
-        let answer = self.around.endpoint.request(settings, grant, &self.around.clock).await;
-        match &answer {
-            Err(TokenError::Unreachable(_)) => held.not_sent(),
-            Err(TokenError::Penalty { retry_after, .. }) => held.silence(*retry_after),
-            _ => {}
-        }
-        let mut set = answer?;
-        if let Some(token) = token {
-            // RFC 6749 §6: without a new refresh token, the old one goes on.
-            set.refresh = set.refresh.or_else(|| self.set.as_ref()?.refresh.clone());
-            set.previous_refresh = Some(token.clone());
-        }
-        Ok(set)
-    }
-
-    fn refresh_token(&self, source: Source) -> Option<&RefreshToken> {
-        let set = self.set.as_ref()?;
-        match source {
-            Source::Open => None,
-            Source::Refresh => set.refresh.as_ref().map(|refresh| &refresh.token),
-            Source::PreviousRefresh => set.previous_refresh.as_ref(),
-        }
-    }
-
-    async fn save(
-        &mut self,
-        lease: &Lease,
-        mut set: TokenSet,
-        expected: Generation,
-    ) -> Result<Obtained, TokenError> {
-        set.generation = self.floor.next();
-        let stored = Stored { set, provenance: self.provenance };
-        match self.around.store.save(lease, &stored, expected).await {
-            Ok(()) => Ok(Obtained::New(stored.set)),
-            Err(error @ StoreError::Conflict { .. }) => {
-                let there = self.around.store.load(lease.identity()).await?;
-                Ok(Obtained::Newer(self.newer(there).ok_or(error)?))
-            }
-            Err(error) => {
-                self.unsaved = Some(stored.set);
-                Err(error.into())
-            }
-        }
+        // A token that is not published is not in flight either.
+        let drained = self.published.map_or(self.now(), |_| set.expires_at);
+        let settings = Arc::clone(&self.keeper.settings);
+        tokio::spawn(retire(self.around.clone(), settings, refresh.token.clone(), drained));
     }
 
     fn failed(&mut self, error: TokenError) -> Event {

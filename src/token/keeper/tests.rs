@@ -1,213 +1,9 @@
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
 use super::*;
 use crate::oauth::endpoint::scripted::{Line, Script, granted, refused};
-use crate::secret::Secret;
-use crate::settings::{ApplicationSettings, Credential};
-use crate::store::{Lease, Provenance, StoreError, StoreFuture, Stored, TokenStore};
-use crate::token::identities::Identities;
-use crate::token::slot::LocalBearer;
-use crate::token::{AccessToken, Refresh, RefreshToken, TokenSet};
 
-const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+mod stage;
 
-/// A store in memory that outlives "processes" and fails on demand.
-#[derive(Default)]
-struct FlakyStore {
-    sessions: Mutex<BTreeMap<String, Stored>>,
-    unreadable: AtomicBool,
-    unwritable: AtomicBool,
-    /// The disk fills up between the probe and the save.
-    full: AtomicBool,
-    leased: AtomicBool,
-}
-
-impl FlakyStore {
-    fn fault<T>(failing: &AtomicBool) -> Result<(), T>
-    where
-        T: From<StoreError>,
-    {
-        let source = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
-        let fault = StoreError::Io { action: "write", path: "/state".into(), source };
-        if failing.load(Ordering::Relaxed) { Err(fault.into()) } else { Ok(()) }
-    }
-
-    fn put(&self, identity: &str, stored: Stored) {
-        self.sessions.lock().unwrap().insert(identity.into(), stored);
-    }
-
-    fn get(&self, identity: &str) -> Option<Stored> {
-        self.sessions.lock().unwrap().get(identity).cloned()
-    }
-
-    fn set(failing: &AtomicBool, to: bool) {
-        failing.store(to, Ordering::Relaxed);
-    }
-}
-
-impl TokenStore for FlakyStore {
-    fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(async move {
-            Self::fault::<StoreError>(&self.unreadable)?;
-            Ok(self.get(identity))
-        })
-    }
-
-    fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
-        let free = !self.leased.load(Ordering::Relaxed);
-        Box::pin(async move { Ok(free.then(|| Lease::new(identity, ()))) })
-    }
-
-    fn probe_writable<'a>(&'a self, _: &'a Lease) -> StoreFuture<'a, ()> {
-        Box::pin(async move { Self::fault(&self.unwritable) })
-    }
-
-    fn save<'a>(
-        &'a self,
-        lease: &'a Lease,
-        stored: &'a Stored,
-        expected: Generation,
-    ) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
-            Self::fault::<StoreError>(&self.full)?;
-            let there = self.get(lease.identity());
-            let found = there.map_or(Generation::NONE, |there| there.set.generation);
-            if found != expected {
-                return Err(StoreError::Conflict { expected, found });
-            }
-            self.put(lease.identity(), stored.clone());
-            Ok(())
-        })
-    }
-
-    fn erase<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, ()> {
-        self.sessions.lock().unwrap().remove(lease.identity());
-        Box::pin(async { Ok(()) })
-    }
-}
-
-fn identity(name: &str, credential: Credential) -> Arc<IdentitySettings> {
-    Arc::new(IdentitySettings {
-        name: name.into(),
-        application: Arc::new(ApplicationSettings {
-            name: "app".into(),
-            client_id: "client".into(),
-            client_secret: Some(Secret::new("secret")),
-            token_url: "https://host/token".parse().unwrap(),
-            revoke_url: "https://host/revoke".parse().unwrap(),
-            token_requests_per_minute: 5.try_into().unwrap(),
-        }),
-        credential,
-        endpoint_id: None,
-        access_token_ttl: None,
-        refresh_token_ttl: None,
-        scope: None,
-    })
-}
-
-fn jwt(name: &str) -> Arc<IdentitySettings> {
-    identity(name, Credential::Jwt(Secret::new(format!("jwt-{name}"))))
-}
-
-fn refreshing(name: &str) -> Arc<IdentitySettings> {
-    identity(name, Credential::RefreshToken(Secret::new("refresh-0")))
-}
-
-fn stored(settings: &IdentitySettings, generation: u64, life: u64) -> Stored {
-    let set = TokenSet {
-        generation: Generation::new(generation),
-        access_token: AccessToken::new(format!("stored-{generation}")),
-        issued_at: NOW,
-        expires_at: NOW + Duration::from_secs(life),
-        refresh: Some(Refresh {
-            token: RefreshToken::new(format!("stored-refresh-{generation}")),
-            expires_at: None,
-        }),
-        previous_refresh: None,
-        scope: None,
-        owner_id: None,
-        endpoint_id: None,
-    };
-    Stored { set, provenance: Provenance::of(settings) }
-}
-
-/// A process: identities that run until it ends.
-struct Process {
-    identities: Arc<Identities>,
-    clock: Clock,
-    end: oneshot::Sender<()>,
-    running: JoinHandle<()>,
-}
-
-impl Process {
-    async fn start(
-        settings: &[Arc<IdentitySettings>],
-        store: &Arc<FlakyStore>,
-        script: &Arc<Script>,
-        clock: &Clock,
-    ) -> Self {
-        let identities = Identities::new(
-            settings,
-            Arc::clone(store) as Arc<dyn TokenStore>,
-            script.endpoint(),
-            clock.clone(),
-        );
-        let identities = Arc::new(identities);
-        let (end, ended) = oneshot::channel();
-        let running = tokio::spawn({
-            let identities = Arc::clone(&identities);
-            async move {
-                identities.run(async { ended.await.unwrap_or_default() }).await;
-            }
-        });
-        settle().await;
-        Self { identities, clock: clock.clone(), end, running }
-    }
-
-    fn keeper(&self, name: &str) -> &Keeper {
-        self.identities.keeper(self.identities.find(name).expect("configured"))
-    }
-
-    fn token(&self, name: &str) -> Option<String> {
-        let mut local = LocalBearer::default();
-        let bearer = local.current(self.keeper(name).slot(), self.clock.now())?;
-        Some(bearer.value.to_str().unwrap().to_owned())
-    }
-
-    async fn advance(&self, secs: u64) {
-        self.clock.advance(Duration::from_secs(secs));
-        settle().await;
-    }
-
-    /// Ends as `kill -9` would: whatever was under way is gone.
-    async fn kill(self) {
-        self.running.abort();
-        let _ = self.running.await;
-    }
-}
-
-/// Lets every task run until none can: nothing here waits for anything but the manual clock.
-async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-}
-
-/// One process of one identity, whose endpoint follows `lines`.
-async fn process_of(
-    settings: Arc<IdentitySettings>,
-    lines: Vec<Line>,
-) -> (Process, Arc<FlakyStore>, Arc<Script>) {
-    let (store, script) = (Arc::new(FlakyStore::default()), Script::new(lines, true));
-    let process = Process::start(&[settings], &store, &script, &Clock::manual(NOW)).await;
-    (process, store, script)
-}
+use stage::{FlakyStore, NOW, Process, jwt, process_of, refreshing, settle, stored};
 
 #[tokio::test]
 async fn a_thousand_callers_cost_one_token_request() {
@@ -535,4 +331,46 @@ async fn a_malformed_answer_replaces_nothing() {
     process.advance(30).await;
     assert!(script.received().len() >= 4, "tried again");
     assert_ne!(process.token("sales").as_deref(), Some("Bearer access-1"));
+}
+
+#[tokio::test]
+async fn a_token_refused_while_it_is_being_renewed_is_withdrawn_at_once() {
+    let (store, clock) = (Arc::new(FlakyStore::default()), Clock::manual(NOW));
+    let script = Script::new(Vec::new(), false);
+    let process = Process::start(&[jwt("sales")], &store, &script, &clock).await;
+    script.release();
+    settle().await;
+    process.keeper("sales").accepted(Generation::new(1));
+    process.advance(3100).await;
+    assert_eq!(script.received().len(), 2, "renewing");
+    assert!(process.token("sales").is_some());
+    let caller = tokio::spawn({
+        let identities = Arc::clone(&process.identities);
+        let id = identities.only().unwrap();
+        async move { identities.keeper(id).rejected(Generation::new(1)).await }
+    });
+    settle().await;
+    assert!(process.token("sales").is_none(), "dead, and said so");
+    script.release();
+    caller.await.unwrap().expect("the renewal under way serves the refusal, too");
+    assert_eq!(script.received().len(), 2);
+}
+
+#[tokio::test]
+async fn a_holder_that_stalled_past_its_lease_adopts_what_others_stored() {
+    let (store, clock) = (Arc::new(FlakyStore::default()), Clock::manual(NOW));
+    let settings = refreshing("sales");
+    store.put("sales", stored(&settings, 1, 0));
+    let script = Script::new(Vec::new(), false);
+    let process = Process::start(&[Arc::clone(&settings)], &store, &script, &clock).await;
+    assert_eq!(script.received().len(), 1, "stalled in the middle of its request");
+    store.put("sales", stored(&settings, 2, 600));
+    script.release();
+    settle().await;
+    assert_eq!(process.token("sales").as_deref(), Some("Bearer stored-2"));
+    assert_eq!(
+        store.get("sales").unwrap().set.access_token.expose(),
+        "stored-2",
+        "not overwritten"
+    );
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::pace::{LEASE_POLL, RECHECK_WHEN_LOST};
@@ -433,6 +435,9 @@ proptest! {
         // The server recovers, a request waits: a token comes within the longest wait there is.
         let deadline = bench.now + Duration::from_secs(2000);
         bench.note(Signal::Wanted);
+        if let Action::Rest(_) = action {
+            action = bench.step(Event::Time);
+        }
         while bench.machine.offered(bench.now).is_none() {
             prop_assert!(bench.now <= deadline, "no progress: {:?}", bench.machine);
             action = match action {

@@ -1,0 +1,128 @@
+//! One renewal, from the lease to the store. It shares nothing with the driver, which meanwhile
+//! goes on heeding signals.
+//!
+//! The order that everything rests on: permit, lease, look again, probe the store, send, store. The
+//! old refresh token stays in the store until the new set is there: should the answer or this
+//! process be lost in between, RingCentral answers the old one with the same set again.
+
+use std::sync::Arc;
+
+use super::driver::Surroundings;
+use crate::oauth::TokenError;
+use crate::oauth::grant::Grant;
+use crate::settings::IdentitySettings;
+use crate::store::{Lease, Provenance, StoreError, Stored};
+use crate::token::lifecycle::Source;
+use crate::token::queue::Held;
+use crate::token::{Generation, RefreshToken, TokenSet};
+
+/// What a renewal starts from, and what is left of it after a failure.
+pub(super) struct Renewal {
+    pub(super) around: Surroundings,
+    pub(super) settings: Arc<IdentitySettings>,
+    pub(super) provenance: Provenance,
+    /// The latest set that is stored.
+    pub(super) latest: Option<TokenSet>,
+    /// Obtained, but not yet stored, and therefore not used.
+    pub(super) unsaved: Option<TokenSet>,
+    /// The highest generation ever seen, other credentials' included.
+    pub(super) floor: Generation,
+}
+
+/// A set that is in the store.
+pub(super) enum Obtained {
+    /// Of our own making.
+    New(TokenSet),
+    /// Of another process.
+    Newer(TokenSet),
+}
+
+impl Renewal {
+    /// Obtains and stores a set. Only a set that could not be stored last time needs no permit.
+    pub(super) async fn run(
+        &mut self,
+        source: Source,
+        held: Option<Held<'_>>,
+    ) -> Result<Obtained, TokenError> {
+        let store = Arc::clone(&self.around.store);
+        let lease = store.lease(&self.settings.name).await?.ok_or(TokenError::LeaseHeld)?;
+        let there = store.load(&self.settings.name).await?;
+        let expected = there.as_ref().map_or(Generation::NONE, |stored| stored.set.generation);
+        self.floor = self.floor.max(expected);
+        if let Some(newer) = newer(there, self.provenance, self.latest.as_ref()) {
+            return Ok(Obtained::Newer(newer));
+        }
+        let set = match (self.unsaved.take(), held) {
+            (Some(set), _) => set,
+            (None, Some(held)) => {
+                store.probe_writable(&lease).await?;
+                self.request(source, held).await?
+            }
+            (None, None) => unreachable!("a turn was waited for unless a set was unsaved"),
+        };
+        self.save(&lease, set, expected).await
+    }
+
+    async fn request(&self, source: Source, mut held: Held<'_>) -> Result<TokenSet, TokenError> {
+        let token = self.refresh_token(source);
+        let grant = token.map_or(Grant::Open(&self.settings.credential), Grant::Refresh);
+        held.sending();
+        let answer = self.around.endpoint.request(&self.settings, grant, &self.around.clock).await;
+        match &answer {
+            Err(TokenError::Unreachable(_)) => held.not_sent(),
+            Err(TokenError::Penalty { retry_after, .. }) => held.silence(*retry_after),
+            _ => {}
+        }
+        let mut set = answer?;
+        if let Some(token) = token {
+            // RFC 6749 §6: without a new refresh token, the old one goes on.
+            set.refresh = set.refresh.or_else(|| self.latest.as_ref()?.refresh.clone());
+            set.previous_refresh = Some(token.clone());
+        }
+        Ok(set)
+    }
+
+    fn refresh_token(&self, source: Source) -> Option<&RefreshToken> {
+        let set = self.latest.as_ref()?;
+        match source {
+            Source::Open => None,
+            Source::Refresh => set.refresh.as_ref().map(|refresh| &refresh.token),
+            Source::PreviousRefresh => set.previous_refresh.as_ref(),
+        }
+    }
+
+    /// Stores the set under the next generation, unless a later write than the one we saw is there:
+    /// then our lease was lost meanwhile, and theirs counts.
+    async fn save(
+        &mut self,
+        lease: &Lease,
+        mut set: TokenSet,
+        expected: Generation,
+    ) -> Result<Obtained, TokenError> {
+        set.generation = self.floor.next();
+        let stored = Stored { set, provenance: self.provenance };
+        match self.around.store.save(lease, &stored, expected).await {
+            Ok(()) => Ok(Obtained::New(stored.set)),
+            Err(error @ StoreError::Conflict { .. }) => {
+                let there = self.around.store.load(lease.identity()).await?;
+                let newer = newer(there, self.provenance, self.latest.as_ref());
+                Ok(Obtained::Newer(newer.ok_or(error)?))
+            }
+            Err(error) => {
+                self.unsaved = Some(stored.set);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// The stored set, if it is later than ours and of the configured credential.
+pub(super) fn newer(
+    there: Option<Stored>,
+    provenance: Provenance,
+    ours: Option<&TokenSet>,
+) -> Option<TokenSet> {
+    let there = there.filter(|stored| stored.provenance == provenance)?;
+    let ours = ours.map_or(Generation::NONE, |set| set.generation);
+    (there.set.generation > ours).then_some(there.set)
+}
