@@ -13,6 +13,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::Request;
@@ -102,6 +103,14 @@ pub enum SandboxError {
     /// The HTTPS listener cannot be configured.
     #[error("the sandbox cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// The authority's certificate cannot be written.
+    #[error("the sandbox cannot write its CA certificate to {}: {source}", file.display())]
+    CaFile {
+        /// The file that was asked for.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The URLs cannot be printed.
     #[error("the sandbox cannot print where it listens: {0}")]
     Print(#[source] io::Error),
@@ -171,11 +180,7 @@ impl Sandbox {
         let Self { mut listeners, .. } = self;
         listeners.abort();
         for listener in std::mem::take(&mut listeners.0) {
-            if let Err(error) = listener.await {
-                if error.is_panic() {
-                    std::panic::resume_unwind(error.into_panic());
-                }
-            }
+            listen::pass_panic_on(listener.await);
         }
     }
 }

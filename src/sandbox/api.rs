@@ -96,10 +96,10 @@ fn ordinary(call: &Call<'_>, index: usize) -> Reply {
         return send::answer(call, kind);
     }
     let example = call.catalog.ordinary(index);
-    if route.method == "GET" {
-        if let Some(reply) = paged(call, index, example) {
-            return reply;
-        }
+    if route.method == "GET"
+        && let Some(reply) = paged(call, index, example)
+    {
+        return reply;
     }
     match example {
         Some(example) => documented(call, example),

@@ -141,10 +141,10 @@ impl<H: Host> Drop for Present<'_, H> {
 }
 
 /// A panic in a connection is a bug: it ends the listener, so that its test sees it.
-fn pass_panic_on(done: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = done {
-        if error.is_panic() {
-            std::panic::resume_unwind(error.into_panic());
-        }
+pub(super) fn pass_panic_on(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Everything about the sandbox's behaviour that can be changed while it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each switch turns one habit of RingCentral's")]
 pub struct Rules {
     /// The applications that may ask for tokens.
     pub applications: Vec<Application>,

@@ -16,7 +16,7 @@ pub(super) struct Sessions {
     seed: u64,
     serial: u64,
     opened: u64,
-    sessions: HashMap<u64, Session>,
+    alive: HashMap<u64, Session>,
     access: HashMap<String, Access>,
     refresh: HashMap<String, u64>,
     purge_at: usize,
@@ -118,7 +118,7 @@ impl Sessions {
             seed,
             serial: 0,
             opened: 0,
-            sessions: HashMap::new(),
+            alive: HashMap::new(),
             access: HashMap::new(),
             refresh: HashMap::new(),
             purge_at: 1024,
@@ -144,7 +144,7 @@ impl Sessions {
             previous: None,
         };
         let granted = session.granted(id, now);
-        self.sessions.insert(id, session);
+        self.alive.insert(id, session);
         granted
     }
 
@@ -158,7 +158,7 @@ impl Sessions {
         now: Timestamp,
     ) -> Result<Granted, Lost> {
         let id = *self.refresh.get(token).ok_or(Lost::NotFound)?;
-        let session = self.sessions.get(&id).ok_or(Lost::NotFound)?;
+        let session = self.alive.get(&id).ok_or(Lost::NotFound)?;
         if session.application != application {
             return Err(Lost::NotFound);
         }
@@ -186,7 +186,7 @@ impl Sessions {
         let access = self.access.get(token).ok_or(Lost::NotFound)?;
         access.judge(rules, now)?;
         let (id, serial) = (access.session, access.serial);
-        let session = self.sessions.get_mut(&id).ok_or(Lost::NotFound)?;
+        let session = self.alive.get_mut(&id).ok_or(Lost::NotFound)?;
         if session.timed_out(rules, now) {
             self.end(id, now);
             return Err(Lost::NotFound);
@@ -211,12 +211,12 @@ impl Sessions {
         for access in self.access.values_mut().filter(|access| access.session == id) {
             access.died.get_or_insert(now);
         }
-        self.sessions.remove(&id).is_some()
+        self.alive.remove(&id).is_some()
     }
 
     /// Ends every session.
     pub(super) fn end_all(&mut self, now: Timestamp) {
-        self.sessions.clear();
+        self.alive.clear();
         self.refresh.clear();
         self.kill_access(now);
     }
@@ -233,14 +233,14 @@ impl Sessions {
         for access in self.access.values_mut() {
             access.until = access.until.min(now);
         }
-        for session in self.sessions.values_mut() {
+        for session in self.alive.values_mut() {
             session.current.access_until = session.current.access_until.min(now);
         }
     }
 
     /// How many sessions still hold a token that is good for something.
     pub(super) fn alive(&self, rules: &Rules, now: Timestamp) -> usize {
-        self.sessions.values().filter(|session| session.alive(rules, now)).count()
+        self.alive.values().filter(|session| session.alive(rules, now)).count()
     }
 
     fn rotate(
@@ -252,7 +252,7 @@ impl Sessions {
         now: Timestamp,
     ) -> Granted {
         let fresh = self.mint(id, lives, now);
-        let session = self.sessions.get_mut(&id).expect("the caller has just found it");
+        let session = self.alive.get_mut(&id).expect("the caller has just found it");
         let old = std::mem::replace(&mut session.current, fresh);
         let previous = Previous { refresh: token.to_owned(), rotated: now };
         let forgotten = session.previous.replace(previous);
@@ -287,7 +287,7 @@ impl Sessions {
 
     fn make_room(&mut self, opening: &Opening, rules: &Rules, now: Timestamp) {
         loop {
-            let mine = self.sessions.iter().filter(|(_, session)| {
+            let mine = self.alive.iter().filter(|(_, session)| {
                 session.user == opening.user
                     && session.application == opening.application
                     && session.alive(rules, now)
@@ -305,9 +305,9 @@ impl Sessions {
         if self.access.len() < self.purge_at {
             return;
         }
-        self.sessions.retain(|_, session| session.alive(rules, now));
-        let sessions = &self.sessions;
-        self.refresh.retain(|_, id| sessions.contains_key(id));
+        self.alive.retain(|_, session| session.alive(rules, now));
+        let alive = &self.alive;
+        self.refresh.retain(|_, id| alive.contains_key(id));
         self.access.retain(|_, access| {
             let over = access.died.unwrap_or(access.until);
             over + rules.corrupted_for.max(REMEMBERED) > now
@@ -391,7 +391,7 @@ impl Access {
     }
 }
 
-/// The finaliser of SplitMix64: serial numbers become words that nobody mistakes for each other.
+/// The finaliser of `SplitMix64`: serial numbers become words that nobody mistakes for each other.
 fn mix(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

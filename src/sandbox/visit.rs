@@ -14,7 +14,6 @@ use super::control::Control;
 use super::endpoints;
 use super::examples::{Catalog, catalog};
 use super::fault::{FaultKind, Place};
-use super::limits::Verdict;
 use super::list::parameter;
 use super::listen::Link;
 use super::oauth::Form;
@@ -168,15 +167,11 @@ impl Visit {
         let method = effective_method(&parts, query);
         let found = self.site.catalog.routes.find(&method, path);
         let admitted = self.admit(&parts, query, found);
-        if self.rules.early_refusal {
-            if let Err(reply) = admitted {
-                return *reply;
-            }
-        }
-        let upload = match self.read(body).await {
-            Ok(upload) => upload,
-            Err(_) => return broken_off(),
+        let admitted = match admitted {
+            Err(reply) if self.rules.early_refusal => return *reply,
+            admitted => admitted,
         };
+        let Ok(upload) = self.read(body).await else { return broken_off() };
         let Admitted { caller, counted } = match admitted {
             Ok(admitted) => admitted,
             Err(reply) => return *reply,
@@ -200,8 +195,7 @@ impl Visit {
         query: &str,
         found: Match,
     ) -> Result<Admitted, Box<Reply>> {
-        let token =
-            bearer(&parts.headers, query).map_err(|reply| self.refused("CMN-405", reply))?;
+        let token = bearer(&parts.headers, query).map_err(|said| self.refuse(said))?;
         let group = match found {
             Match::Route(index) => self.site.catalog.routes.get(index).group,
             Match::OtherMethods | Match::Nothing => "NoThrottling",
@@ -210,10 +204,7 @@ impl Visit {
         let (caller, counted) = control.change(|state, now| {
             let rules = state.rules.clone();
             let caller = state.sessions.authenticate(&token, &rules, now);
-            let caller = caller.map_err(|lost| {
-                let (top, code, message) = said_of(lost);
-                self.refused(code, unauthorized(top, code, message))
-            })?;
+            let caller = caller.map_err(|lost| self.refuse(said_of(lost)))?;
             let counted = state.count_api(caller.user, &caller.application, group, now);
             Ok::<_, Box<Reply>>((caller, counted))
         })?;
@@ -221,16 +212,16 @@ impl Visit {
         self.arrival.token_serial = Some(caller.serial);
         self.arrival.user = Some(caller.user);
         match counted {
-            Some(counted) if matches!(counted.verdict, Verdict::Refused { .. }) => {
+            Some(counted) if counted.verdict.is_refusal() => {
                 Err(Box::new(endpoints::over_limit(&counted)))
             }
             counted => Ok(Admitted { caller, counted }),
         }
     }
 
-    fn refused(&mut self, code: &'static str, reply: Reply) -> Box<Reply> {
+    fn refuse(&mut self, (top, code, message): Said) -> Box<Reply> {
         self.arrival.refused = Some(code);
-        Box::new(reply)
+        Box::new(unauthorized(top, code, message))
     }
 
     /// Does what the fault says.
@@ -354,7 +345,9 @@ impl Drop for Visit {
             state.counts.api_401 += u64::from(api && status == Some(401));
             let limited = api && place == Place::Api && status == Some(429);
             state.counts.api_429 += u64::from(limited);
-            arrival.map(|arrival| state.record(arrival));
+            if let Some(arrival) = arrival {
+                state.record(arrival);
+            }
         });
     }
 }
@@ -367,7 +360,10 @@ pub(super) fn unauthorized(top: &str, code: &str, message: &str) -> Reply {
     with(reply, WWW_AUTHENTICATE, &format!("{challenge}{message}\""))
 }
 
-fn said_of(lost: Lost) -> (&'static str, &'static str, &'static str) {
+/// The code outside the list, the one inside, the message.
+type Said = (&'static str, &'static str, &'static str);
+
+const fn said_of(lost: Lost) -> Said {
     match lost {
         Lost::Expired => ("TokenExpired", "OAU-128", "Access token expired"),
         Lost::Corrupted => ("TokenInvalid", "OAU-129", "Access token corrupted"),
@@ -377,15 +373,15 @@ fn said_of(lost: Lost) -> (&'static str, &'static str, &'static str) {
 }
 
 /// The access token of a request: the Bearer field, else the query parameter.
-fn bearer(fields: &HeaderMap, query: &str) -> Result<String, Reply> {
+fn bearer(fields: &HeaderMap, query: &str) -> Result<String, Said> {
     let Some(field) = fields.get(AUTHORIZATION) else {
-        let login = || unauthorized("CMN-405", "CMN-405", "Login to API required");
-        return parameter(query, "access_token").ok_or_else(login);
+        let login = ("CMN-405", "CMN-405", "Login to API required");
+        return parameter(query, "access_token").ok_or(login);
     };
     let field = String::from_utf8_lossy(field.as_bytes());
     let bearer = field.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let invalid = || unauthorized("AGW-402", "AGW-402", "Invalid Authorization header");
-    bearer.map(|(_, token)| token.trim().to_owned()).ok_or_else(invalid)
+    let invalid = ("AGW-402", "AGW-402", "Invalid Authorization header");
+    bearer.map(|(_, token)| token.trim().to_owned()).ok_or(invalid)
 }
 
 /// A POST may mean another method: `X-HTTP-Method-Override`, or `_method` in the query.
