@@ -30,6 +30,7 @@ mod control;
 mod endpoints;
 mod examples;
 mod fault;
+mod head;
 mod limits;
 mod list;
 mod listen;
@@ -210,15 +211,16 @@ impl Drop for Listeners {
 struct Face(Arc<visit::Site>);
 
 impl listen::Host for Face {
-    fn connection(&self, came: bool) {
+    fn came(&self) -> u64 {
         self.0.control.change(|state, _| {
-            if came {
-                state.counts.connections_accepted += 1;
-                state.counts.connections_open += 1;
-            } else {
-                state.counts.connections_open -= 1;
-            }
-        });
+            state.counts.connections_accepted += 1;
+            state.counts.connections_open += 1;
+            state.counts.connections_accepted
+        })
+    }
+
+    fn went(&self) {
+        self.0.control.change(|state, _| state.counts.connections_open -= 1);
     }
 
     async fn answer(&self, link: Arc<listen::Link>, request: Request<Incoming>) -> reply::Reply {
@@ -231,7 +233,11 @@ impl listen::Host for Face {
 struct Levers(Control);
 
 impl listen::Host for Levers {
-    fn connection(&self, _: bool) {}
+    fn came(&self) -> u64 {
+        0
+    }
+
+    fn went(&self) {}
 
     async fn answer(&self, _: Arc<listen::Link>, request: Request<Incoming>) -> reply::Reply {
         let (parts, body) = request.into_parts();

@@ -118,6 +118,34 @@ async fn connections_close_after_their_answer_with_and_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_connection_may_serve_three_requests_and_no_more() {
+    let stage = Stage::unlimited().await;
+    stage.control().set_rules(|rules| rules.requests_per_connection = Some(3));
+    let pair = stage.login(1).await;
+    for connection in [1, 1, 2, 2, 2, 3] {
+        assert_eq!(stage.use_access(&pair).await, "200");
+        assert_eq!(stage.control().counts().connections_accepted, connection);
+        let served = stage.control().counts().requests;
+        if served.is_multiple_of(3) {
+            stage.control().wait_until(|counts| counts.connections_open == 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_early_refusal_does_not_wait_for_the_content() {
+    let stage = Stage::unlimited().await;
+    stage.control().set_rules(|rules| rules.early_refusal = true);
+    let address = stage.sandbox.url().replace("http://", "");
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("POST {ECHO} HTTP/1.1\r\nHost: s\r\nContent-Length: 1000000\r\n\r\n");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401");
+}
+
+#[tokio::test]
 async fn a_good_token_may_be_refused_for_ever_under_one_path_only() {
     let stage = Stage::unlimited().await;
     let pair = stage.login(1).await;
