@@ -7,8 +7,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use self::life::{Access, Pair, Presented, Previous, Session};
 use super::rules::Rules;
 use crate::clock::Timestamp;
+
+mod life;
 
 /// All sessions of the sandbox.
 #[derive(Debug)]
@@ -74,41 +77,6 @@ pub(super) enum Lost {
     NotFound,
     /// It does not even look like a token.
     Unparsable,
-}
-
-#[derive(Debug)]
-struct Session {
-    application: String,
-    user: u64,
-    endpoint_id: String,
-    scope: String,
-    opened: Timestamp,
-    current: Pair,
-    first_used: Option<Timestamp>,
-    previous: Option<Previous>,
-}
-
-#[derive(Clone, Debug)]
-struct Pair {
-    serial: u64,
-    access: String,
-    access_until: Timestamp,
-    refresh: Option<(String, Timestamp)>,
-}
-
-/// The refresh token that the current pair was made with.
-#[derive(Debug)]
-struct Previous {
-    refresh: String,
-    rotated: Timestamp,
-}
-
-#[derive(Debug)]
-struct Access {
-    session: u64,
-    serial: u64,
-    until: Timestamp,
-    died: Option<Timestamp>,
 }
 
 impl Sessions {
@@ -313,81 +281,6 @@ impl Sessions {
             over + rules.corrupted_for.max(REMEMBERED) > now
         });
         self.purge_at = 1024 + self.access.len() * 2;
-    }
-}
-
-/// What a presented refresh token is to its session.
-enum Presented {
-    Current,
-    Again,
-    Reused,
-    Over(Lost),
-}
-
-impl Session {
-    fn judge(&self, token: &str, rules: &Rules, now: Timestamp) -> Presented {
-        if self.timed_out(rules, now) {
-            return Presented::Over(Lost::NotFound);
-        }
-        match &self.current.refresh {
-            Some((current, until)) if current == token && now >= *until => {
-                return Presented::Over(Lost::Expired);
-            }
-            Some((current, _)) if current == token => return Presented::Current,
-            _ if rules.strict_rotation => return Presented::Reused,
-            _ => {}
-        }
-        match &self.previous {
-            Some(previous) if previous.refresh == token && self.again(previous, rules, now) => {
-                // A pair whose access token is over already would help nobody.
-                if now < self.current.access_until { Presented::Again } else { Presented::Current }
-            }
-            _ => Presented::Over(Lost::NotFound),
-        }
-    }
-
-    /// Whether the refresh token that made the current pair may still ask for it again.
-    fn again(&self, previous: &Previous, rules: &Rules, now: Timestamp) -> bool {
-        match self.first_used {
-            Some(used) => now < used + rules.old_refresh_token_after_use,
-            None => now < previous.rotated + rules.old_refresh_token_unused,
-        }
-    }
-
-    fn timed_out(&self, rules: &Rules, now: Timestamp) -> bool {
-        rules.absolute_session_timeout.is_some_and(|timeout| now >= self.opened + timeout)
-    }
-
-    fn alive(&self, rules: &Rules, now: Timestamp) -> bool {
-        let refresh = self.current.refresh.as_ref().map(|(_, until)| *until);
-        let until = refresh.max(Some(self.current.access_until));
-        until.is_some_and(|until| now < until) && !self.timed_out(rules, now)
-    }
-
-    fn granted(&self, id: u64, now: Timestamp) -> Granted {
-        let refresh = self.current.refresh.as_ref();
-        Granted {
-            session: id,
-            serial: self.current.serial,
-            user: self.user,
-            access: self.current.access.clone(),
-            expires_in: now.until(self.current.access_until),
-            refresh: refresh.map(|(token, until)| (token.clone(), now.until(*until))),
-            endpoint_id: self.endpoint_id.clone(),
-            scope: self.scope.clone(),
-            repeated: false,
-        }
-    }
-}
-
-impl Access {
-    fn judge(&self, rules: &Rules, now: Timestamp) -> Result<(), Lost> {
-        match self.died {
-            Some(died) if now < died + rules.corrupted_for => Err(Lost::Corrupted),
-            Some(_) => Err(Lost::NotFound),
-            None if now >= self.until => Err(Lost::Expired),
-            None => Ok(()),
-        }
     }
 }
 

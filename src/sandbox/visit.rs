@@ -97,15 +97,9 @@ impl Visit {
             target,
             version: format!("{:?}", request.version()),
             fields: if rules.log_capacity == 0 { Vec::new() } else { fields(request.headers()) },
-            body_bytes: 0,
             body_sha256: upload::EMPTY.to_owned(),
-            trailers: Vec::new(),
-            status: None,
-            session: None,
-            token_serial: None,
-            user: None,
-            refused: None,
             request_id: request_id(link.number, number),
+            ..Arrival::default()
         };
         (Self { site, link, rules, arrival, place, api }, fault)
     }
@@ -134,14 +128,7 @@ impl Visit {
         let base = self.base(parts);
         let control = self.site.control.clone();
         match path {
-            TOKEN if post => {
-                let (reply, granted) = control
-                    .change(|state, now| endpoints::token(state, now, authorization, &content));
-                self.arrival.session = granted.as_ref().map(|granted| granted.session);
-                self.arrival.token_serial = granted.as_ref().map(|granted| granted.serial);
-                self.arrival.user = granted.as_ref().map(|granted| granted.user);
-                reply
-            }
+            TOKEN if post => self.token(authorization, &content),
             "/restapi/oauth/revoke" if post => {
                 control.change(|state, now| endpoints::revoke(state, now, authorization, either()))
             }
@@ -159,6 +146,16 @@ impl Visit {
                 Match::OtherMethods,
             ),
         }
+    }
+
+    fn token(&mut self, authorization: Option<&str>, form: &Form) -> Reply {
+        let control = self.site.control.clone();
+        let (reply, granted) =
+            control.change(|state, now| endpoints::token(state, now, authorization, form));
+        self.arrival.session = granted.as_ref().map(|granted| granted.session);
+        self.arrival.token_serial = granted.as_ref().map(|granted| granted.serial);
+        self.arrival.user = granted.as_ref().map(|granted| granted.user);
+        reply
     }
 
     async fn api(&mut self, parts: request::Parts, body: Incoming) -> Reply {
