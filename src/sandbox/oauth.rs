@@ -2,6 +2,9 @@
 //!
 //! Pure: a form and an Authorization field go in, an [`Outcome`] comes out. Nothing here is shared
 //! with the proxy's own OAuth code, so that one misreading cannot hide on both sides.
+//!
+//! The OAU codes 112, 120, 121, 146, 151 and 213 are RingCentral's; where its guide names no code
+//! for a case (the 2xx and 3xx besides 213, and 100, 109 and 140) the number is a stand-in too.
 
 use std::time::Duration;
 
@@ -149,7 +152,7 @@ impl Desk<'_> {
 
     fn code(&mut self, application: &Application, form: &Form) -> Result<Granted, Refusal> {
         let code = form.must("code")?;
-        let invalid = || Refusal::grant("OAU-141", "Authorization code is invalid or expired");
+        let invalid = || Refusal::grant("OAU-262", "Authorization code is invalid or expired");
         let approval = match self.codes.redeem(code, self.now) {
             Ok(approval) => approval,
             Err(reused) => {
