@@ -81,8 +81,9 @@ fn settings(sandbox: &str, store: &std::path::Path) -> Settings {
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[upstream]\nurl = \"http://{sandbox}\"\n\
          [application.bench]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
-         [identity.bench]\njwt = \"sandbox-jwt\"\n[store]\ndirectory = {store:?}\n\
-         [log]\nrequests = false\n"
+         [identity.bench]\njwt = \"sandbox-jwt\"\n[store]\ndirectory = '{}'\n\
+         [log]\nrequests = false\n",
+        store.display(),
     );
     let settings = Settings::load(&ConfigSource::Text(text), Overrides::default(), &|_| None);
     settings.expect("a good configuration").0

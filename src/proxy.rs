@@ -7,20 +7,19 @@
 pub mod access;
 pub mod body;
 pub mod error;
+mod exchange;
 pub mod headers;
 mod outbound;
 mod record;
 pub mod replay;
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 pub use outbound::Outbound;
@@ -32,6 +31,7 @@ use crate::token::slot::LocalBearer;
 use crate::upstream::{SendError, Upstream};
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
+use exchange::Exchange;
 use headers::Injected;
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
@@ -104,16 +104,6 @@ struct Token {
     generation: Generation,
 }
 
-/// A client's request, ready to be sent, twice if need be.
-struct Exchange {
-    identity: IdentityId,
-    method: Method,
-    target: Uri,
-    fields: HeaderMap,
-    content: Replayable<Incoming>,
-    sends: u8,
-}
-
 impl Proxy {
     /// A proxy for the thread that `upstream` and `timers` belong to.
     pub fn new(
@@ -171,7 +161,7 @@ impl Proxy {
             return Box::pin(self.heal(exchange, token, answer, record)).await;
         }
         self.note_accepted(identity, token.generation);
-        Ok(self.to_client(answer))
+        Ok(to_client(answer))
     }
 
     fn identity(&self, fields: &HeaderMap) -> Result<IdentityId, ProxyError> {
@@ -217,24 +207,17 @@ impl Proxy {
         let mut fields = head.headers;
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
         headers::to_upstream(&mut fields, Injected { bearer: &token.value, host, via });
-        Exchange {
-            identity,
-            method: head.method,
-            target: origin_form(head.uri),
-            fields,
-            content: Replayable::new(content, &self.limits.keep),
-            sends: 0,
-        }
+        let content = Replayable::new(content, &self.limits.keep);
+        Exchange::new(identity, head.method, head.uri, fields, content)
     }
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
     async fn send(&self, exchange: &mut Exchange) -> Result<Answer, ProxyError> {
         loop {
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
-            let content = &exchange.content;
-            match self.upstream.send(request, || content.progress()).await {
+            match self.upstream.send(request, || exchange.progress()).await {
                 Ok(answer) => return Ok(answer),
-                Err(_) if content.state() == replay::Content::Broken => {
+                Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
                 }
                 Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {}
@@ -254,23 +237,24 @@ impl Proxy {
         let refused = self.read_refusal(answer).await?;
         let refusal = Refusal::read(refused.body().prefix());
         record.refused(refusal.code());
-        let content = exchange.content.state();
-        if exchange.sends > 1 {
-            return Ok(self.not_replayed(refused, Reason::AlreadyResent));
+        if exchange.sends() > 1 {
+            return Ok(not_replayed(refused, Reason::AlreadyResent));
         }
-        match replay::verdict(&refusal, content) {
-            Verdict::Relay(reason) => Ok(self.not_replayed(refused, reason)),
+        match replay::verdict(&refusal, exchange.content()) {
+            Verdict::Relay(reason) => Ok(not_replayed(refused, reason)),
             Verdict::RenewAndRelay(reason) => {
-                self.renew_meanwhile(exchange.identity, token.generation);
-                Ok(self.not_replayed(refused, reason))
+                self.renew_meanwhile(exchange.identity(), token.generation);
+                Ok(not_replayed(refused, reason))
             }
-            Verdict::Replay => match self.newer_token(exchange.identity, token.generation).await {
-                None => Ok(self.not_replayed(refused, Reason::NoNewerToken)),
-                Some(newer) => {
-                    drop(refused);
-                    self.replay(&mut exchange, newer, record).await
+            Verdict::Replay => {
+                match self.newer_token(exchange.identity(), token.generation).await {
+                    None => Ok(not_replayed(refused, Reason::NoNewerToken)),
+                    Some(newer) => {
+                        drop(refused);
+                        self.replay(&mut exchange, newer, record).await
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -299,13 +283,13 @@ impl Proxy {
         newer: Token,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
-        exchange.fields.insert(AUTHORIZATION, newer.value);
+        exchange.authorize(newer.value);
         let answer = self.send(exchange).await?;
         record.replayed(newer.generation);
         if answer.status() != StatusCode::UNAUTHORIZED {
-            self.note_accepted(exchange.identity, newer.generation);
+            self.note_accepted(exchange.identity(), newer.generation);
         }
-        let mut answer = self.to_client(answer);
+        let mut answer = to_client(answer);
         answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
         Ok(answer)
     }
@@ -325,54 +309,19 @@ impl Proxy {
             self.identities.keeper(identity).accepted(generation);
         }
     }
-
-    fn to_client(&self, answer: Answer) -> Response<Outbound> {
-        let mut answer = answer.map(Outbound::upstream);
-        headers::to_client(answer.headers_mut(), &self.names.via_h1);
-        answer
-    }
-
-    fn not_replayed(&self, mut refused: Response<Outbound>, why: Reason) -> Response<Outbound> {
-        let fields = refused.headers_mut();
-        headers::to_client(fields, &self.names.via_h1);
-        fields.insert(REPLAY_FIELD, HeaderValue::from_static(why.as_str()));
-        refused
-    }
 }
 
-impl Exchange {
-    /// The next send; `None` if the content is gone.
-    fn request(&mut self) -> Option<Request<Outgoing<Incoming>>> {
-        let mut request = Request::new(self.content.attempt()?);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        *request.headers_mut() = self.fields.clone();
-        self.sends += 1;
-        Some(request)
-    }
-
-    /// Whether sending it again does no harm, and it has not been sent twice.
-    fn may_be_resent(&self) -> bool {
-        self.sends < 2
-            && self.method.is_idempotent()
-            && self.content.state() == replay::Content::Kept
-    }
+/// RingCentral's answer, as it is passed on.
+fn to_client(answer: Answer) -> Response<Outbound> {
+    let mut answer = answer.map(Outbound::upstream);
+    headers::to_client(answer.headers_mut());
+    answer
 }
 
-/// The client's own path and query, to the byte; whatever else the target named is dropped.
-fn origin_form(target: Uri) -> Uri {
-    let query = target.query().and_then(access::without_access_token);
-    if target.authority().is_none() && query.is_none() {
-        return target;
-    }
-    let path = target.path();
-    let path_and_query = match query.as_deref() {
-        None => return target.path_and_query().cloned().map(Uri::from).unwrap_or_default(),
-        Some("") => path.to_owned(),
-        Some(query) => format!("{path}?{query}"),
-    };
-    Uri::from(PathAndQuery::try_from(path_and_query).expect("parts of a checked target"))
+/// RingCentral's refusal, with the reason why it is passed on.
+fn not_replayed(mut refused: Response<Outbound>, why: Reason) -> Response<Outbound> {
+    let fields = refused.headers_mut();
+    headers::to_client(fields);
+    fields.insert(REPLAY_FIELD, HeaderValue::from_static(why.as_str()));
+    refused
 }
-
-/// Shared by everything that runs on one worker thread.
-pub type SharedProxy = Rc<Proxy>;

@@ -24,9 +24,12 @@ pub struct Injected<'a> {
 
 /// Makes a client's fields fit to be sent to RingCentral.
 pub fn to_upstream(fields: &mut HeaderMap, injected: Injected<'_>) {
-    let trailers = Trailers::of(fields);
-    strip(fields, ends_before_upstream);
-    join_cookies(fields);
+    let found = Found::by(fields, of_request);
+    let trailers = found.trailers(fields);
+    found.strip(fields);
+    if found.cookie {
+        join_cookies(fields);
+    }
     match injected.host {
         Some(host) => fields.insert(HOST, host.clone()),
         None => fields.remove(HOST),
@@ -37,10 +40,12 @@ pub fn to_upstream(fields: &mut HeaderMap, injected: Injected<'_>) {
 }
 
 /// Makes RingCentral's fields fit to be sent to a client.
-pub fn to_client(fields: &mut HeaderMap, via: &HeaderValue) {
-    let trailers = Trailers { wanted: false, ..Trailers::of(fields) };
-    strip(fields, ends_before_client);
-    fields.append(VIA, via.clone());
+///
+/// It adds no `Via`: a gateway need not say on the way back that it is there (RFC 9110 §7.6.3).
+pub fn to_client(fields: &mut HeaderMap) {
+    let found = Found::by(fields, of_answer);
+    let trailers = Trailers { wanted: false, ..found.trailers(fields) };
+    found.strip(fields);
     trailers.restore(fields);
 }
 
@@ -52,24 +57,87 @@ pub fn has_looped(fields: &HeaderMap, pseudonym: &str) -> bool {
         .any(|value| memchr::memmem::find(value.as_bytes(), pseudonym.as_bytes()).is_some())
 }
 
-/// Removes the fields that `ends_here` names and those that `Connection` nominates.
-fn strip(fields: &mut HeaderMap, ends_here: fn(&str) -> bool) {
-    let mut doomed: [Option<HeaderName>; 8] = [const { None }; 8];
-    let mut count = 0;
-    let mut rest = Vec::new();
-    let mut doom = |name: HeaderName| match doomed.get_mut(count) {
-        Some(place) => {
-            *place = Some(name);
-            count += 1;
+/// What a field means to an intermediary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nothing: it passes.
+    Ours,
+    /// It ends here.
+    Ends,
+    /// It ends here, and names others that do.
+    Connection,
+    /// It ends here, and is said anew where it speaks of trailers.
+    Trailers,
+    /// It passes, in one line.
+    Cookie,
+}
+
+/// One look at all field names, so that what is not there costs no look-up.
+#[derive(Default)]
+struct Found {
+    doomed: Doomed,
+    connection: bool,
+    trailers: bool,
+    cookie: bool,
+}
+
+impl Found {
+    fn by(fields: &HeaderMap, kind: fn(&str) -> Kind) -> Self {
+        let mut found = Self::default();
+        for name in fields.keys() {
+            match kind(name.as_str()) {
+                Kind::Ours => continue,
+                Kind::Cookie => {
+                    found.cookie = true;
+                    continue;
+                }
+                Kind::Ends => {}
+                Kind::Connection => found.connection = true,
+                Kind::Trailers => found.trailers = true,
+            }
+            found.doomed.add(name.clone());
         }
-        None => rest.push(name),
-    };
-    for nominated in fields.get_all(CONNECTION) {
-        nominations(nominated).filter(|name| !is_framing(name)).for_each(&mut doom);
+        found
     }
-    fields.keys().filter(|name| ends_here(name.as_str())).cloned().for_each(&mut doom);
-    for name in doomed.into_iter().flatten().chain(rest) {
-        fields.remove(name);
+
+    fn trailers(&self, fields: &HeaderMap) -> Trailers {
+        if self.trailers { Trailers::of(fields) } else { Trailers::default() }
+    }
+
+    /// Removes what ends here and what `Connection` nominates.
+    fn strip(&self, fields: &mut HeaderMap) {
+        if self.connection {
+            let mut nominated = Doomed::default();
+            for line in fields.get_all(CONNECTION) {
+                nominations(line).filter(|name| !is_framing(name)).for_each(|n| nominated.add(n));
+            }
+            nominated.remove_from(fields);
+        }
+        self.doomed.remove_from(fields);
+    }
+}
+
+/// Names of fields to be removed: few, so without allocation mostly.
+#[derive(Default)]
+struct Doomed {
+    few: [Option<HeaderName>; 6],
+    count: usize,
+    more: Vec<HeaderName>,
+}
+
+impl Doomed {
+    fn add(&mut self, name: HeaderName) {
+        match self.few.get_mut(self.count) {
+            Some(place) => *place = Some(name),
+            None => self.more.push(name),
+        }
+        self.count += 1;
+    }
+
+    fn remove_from(&self, fields: &mut HeaderMap) {
+        for name in self.few.iter().take(self.count).flatten().chain(&self.more) {
+            fields.remove(name);
+        }
     }
 }
 
@@ -85,57 +153,69 @@ fn is_framing(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH || *name == HOST
 }
 
-fn ends_before_upstream(name: &str) -> bool {
-    let reserved = |name: &str| {
-        is_hop_by_hop(name)
-            || matches!(name, "authorization" | "expect" | "forwarded" | "host" | "x-real-ip")
+/// What a client's field means. `Host` and `Authorization` are replaced later, which is cheaper.
+fn of_request(name: &str) -> Kind {
+    // Most names are done with after their first letter.
+    match name.as_bytes().first() {
+        Some(b'c') if name == "cookie" => Kind::Cookie,
+        Some(b'a' | b'h') if matches!(name, "authorization" | "host") => Kind::Ours,
+        Some(b'a' | b'c' | b'e' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'x') => {
+            hop_by_hop(name).unwrap_or_else(|| reserved(name))
+        }
+        _ => Kind::Ours,
+    }
+}
+
+/// Names that a client may not use, in any spelling.
+fn reserved(name: &str) -> Kind {
+    let spelled = |name: &str| {
+        matches!(name, "authorization" | "expect" | "forwarded" | "host" | "x-real-ip")
             || name.starts_with("x-forwarded-")
             || name.starts_with("x-ringbearer-")
     };
-    // `Host` and `Authorization` in their proper spelling are replaced, which is cheaper.
-    !matches!(name, "authorization" | "host") && (reserved(name) || underscored(name, reserved))
+    let underscored = || {
+        let name = name.replace('_', "-");
+        spelled(&name) || hop_by_hop(&name).is_some()
+    };
+    let ends = spelled(name) || (name.as_bytes().contains(&b'_') && underscored());
+    if ends { Kind::Ends } else { Kind::Ours }
 }
 
-fn ends_before_client(name: &str) -> bool {
-    // `Alt-Svc` would send the client past the proxy, to a port where nobody is.
-    let reserved =
-        |name: &str| is_hop_by_hop(name) || name == "alt-svc" || name.starts_with("x-ringbearer-");
-    reserved(name)
+/// What a field of RingCentral's means. `Alt-Svc` would send the client past the proxy, to a port
+/// where nobody is.
+fn of_answer(name: &str) -> Kind {
+    match name.as_bytes().first() {
+        Some(b'a') if name == "alt-svc" => Kind::Ends,
+        Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') => hop_by_hop(name).unwrap_or(Kind::Ours),
+        Some(b'x') if name.starts_with("x-ringbearer-") => Kind::Ends,
+        _ => Kind::Ours,
+    }
 }
 
 /// RFC 9110 §7.6.1, with the historic ones.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    ) || name.starts_with("proxy-") && name != "proxy-status"
-}
-
-/// Applies `test` to `name` with every `_` turned into `-`, if there is one.
-#[inline]
-fn underscored(name: &str, test: impl Fn(&str) -> bool) -> bool {
-    name.as_bytes().contains(&b'_') && test(&name.replace('_', "-"))
+fn hop_by_hop(name: &str) -> Option<Kind> {
+    match name {
+        "connection" => Some(Kind::Connection),
+        "te" | "trailer" => Some(Kind::Trailers),
+        "http2-settings" | "keep-alive" | "transfer-encoding" | "upgrade" => Some(Kind::Ends),
+        "proxy-status" => None,
+        _ => name.starts_with("proxy-").then_some(Kind::Ends),
+    }
 }
 
 /// HTTP/2 splits `Cookie` for compression; HTTP/1.1 knows one line (RFC 9113 §8.2.3).
 fn join_cookies(fields: &mut HeaderMap) {
-    let mut crumbs = fields.get_all(COOKIE).iter();
-    if crumbs.next().is_none() || crumbs.next().is_none() {
+    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
         return;
     }
-    let joined: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(cookie) = HeaderValue::from_bytes(&joined.join(&b"; "[..])) {
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         fields.insert(COOKIE, cookie);
     }
 }
 
 /// What was said of trailers on the hop that ends here, to be said anew on the next.
+#[derive(Default)]
 struct Trailers {
     /// `TE: trailers`: whoever asks can take them.
     wanted: bool,
@@ -169,7 +249,7 @@ impl Trailers {
 fn announceable(line: &HeaderValue) -> Option<HeaderValue> {
     let names: Vec<String> = nominations(line)
         .filter(|name| !is_framing(name) && *name != AUTHORIZATION)
-        .filter(|name| !ends_before_upstream(name.as_str()))
+        .filter(|name| of_request(name.as_str()) == Kind::Ours)
         .map(|name| name.as_str().to_owned())
         .collect();
     if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
@@ -202,7 +282,7 @@ mod tests {
 
     fn received(lines: &[(&'static str, &'static str)]) -> Vec<String> {
         let mut map = fields(lines);
-        to_client(&mut map, &HeaderValue::from_static("1.1 us"));
+        to_client(&mut map);
         lines_of(&map)
     }
 
@@ -285,7 +365,7 @@ mod tests {
     #[test]
     fn other_fields_keep_their_values_and_their_order() {
         let mut map = fields(&[("accept", "a"), ("accept", "b"), ("cookie", "x=1")]);
-        to_client(&mut map, &HeaderValue::from_static("1.1 us"));
+        to_client(&mut map);
         let accept: Vec<_> = map.get_all("accept").iter().collect();
         assert_eq!(accept, ["a", "b"]);
         assert_eq!(map["cookie"], "x=1");
@@ -315,7 +395,7 @@ mod tests {
             ("via", "1.1 edge"),
             ("date", "Mon, 01 Jan 2024 00:00:00 GMT"),
         ];
-        let expected = ["date: Mon, 01 Jan 2024 00:00:00 GMT", "via: 1.1 edge", "via: 1.1 us"];
+        let expected = ["date: Mon, 01 Jan 2024 00:00:00 GMT", "via: 1.1 edge"];
         assert_eq!(received(&lines), expected);
     }
 

@@ -157,18 +157,19 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
         Some(url) => {
             let ca = files.path().join("ca.pem");
             std::fs::write(&ca, sandbox.ca_pem().unwrap()).unwrap();
-            (url, format!("ca_file = {ca:?}\n"))
+            (url, format!("ca_file = '{}'\n", ca.display()))
         }
         None => (sandbox.url(), String::new()),
     };
     let store = files.path().join("store");
+    let store = store.display();
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{}\n\
          [upstream]\nurl = \"{url}\"\n{ca}{}\n\
          [application.test]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
          token_requests_per_minute = 1000\n\
          [identity.test]\n{}\n\
-         [store]\ndirectory = {store:?}\n",
+         [store]\ndirectory = '{store}'\n",
         wishes.proxy, wishes.upstream, wishes.identity,
     );
     match Settings::load(&ConfigSource::Text(text), Overrides::default(), &|_| None) {
@@ -179,19 +180,15 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
 
 /// Whether a program that a test needs is there. On CI it must be; elsewhere the test says what to
 /// install and is passed over.
+#[allow(clippy::print_stderr, reason = "whoever runs the tests is to see it")]
 pub(crate) fn has_program(program: &str, install: &str) -> bool {
     match std::process::Command::new(program).arg("--version").output() {
         Ok(_) => true,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             assert!(std::env::var_os("CI").is_none(), "{program} is missing: {install}");
-            writeln_stderr(&format!("passed over: {program} is missing: {install}"));
+            eprintln!("passed over: {program} is missing: {install}");
             false
         }
         Err(error) => panic!("{program} does not start: {error}"),
     }
-}
-
-fn writeln_stderr(line: &str) {
-    use std::io::Write;
-    writeln!(std::io::stderr(), "{line}").unwrap();
 }
