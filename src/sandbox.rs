@@ -13,6 +13,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::Request;
@@ -29,6 +30,7 @@ mod control;
 mod endpoints;
 mod examples;
 mod fault;
+mod head;
 mod limits;
 mod list;
 mod listen;
@@ -102,6 +104,14 @@ pub enum SandboxError {
     /// The HTTPS listener cannot be configured.
     #[error("the sandbox cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// The authority's certificate cannot be written.
+    #[error("the sandbox cannot write its CA certificate to {}: {source}", file.display())]
+    CaFile {
+        /// The file that was asked for.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The URLs cannot be printed.
     #[error("the sandbox cannot print where it listens: {0}")]
     Print(#[source] io::Error),
@@ -171,11 +181,7 @@ impl Sandbox {
         let Self { mut listeners, .. } = self;
         listeners.abort();
         for listener in std::mem::take(&mut listeners.0) {
-            if let Err(error) = listener.await {
-                if error.is_panic() {
-                    std::panic::resume_unwind(error.into_panic());
-                }
-            }
+            listen::pass_panic_on(listener.await);
         }
     }
 }
@@ -205,15 +211,16 @@ impl Drop for Listeners {
 struct Face(Arc<visit::Site>);
 
 impl listen::Host for Face {
-    fn connection(&self, came: bool) {
+    fn came(&self) -> u64 {
         self.0.control.change(|state, _| {
-            if came {
-                state.counts.connections_accepted += 1;
-                state.counts.connections_open += 1;
-            } else {
-                state.counts.connections_open -= 1;
-            }
-        });
+            state.counts.connections_accepted += 1;
+            state.counts.connections_open += 1;
+            state.counts.connections_accepted
+        })
+    }
+
+    fn went(&self) {
+        self.0.control.change(|state, _| state.counts.connections_open -= 1);
     }
 
     async fn answer(&self, link: Arc<listen::Link>, request: Request<Incoming>) -> reply::Reply {
@@ -226,7 +233,11 @@ impl listen::Host for Face {
 struct Levers(Control);
 
 impl listen::Host for Levers {
-    fn connection(&self, _: bool) {}
+    fn came(&self) -> u64 {
+        0
+    }
+
+    fn went(&self) {}
 
     async fn answer(&self, _: Arc<listen::Link>, request: Request<Incoming>) -> reply::Reply {
         let (parts, body) = request.into_parts();

@@ -96,10 +96,10 @@ fn ordinary(call: &Call<'_>, index: usize) -> Reply {
         return send::answer(call, kind);
     }
     let example = call.catalog.ordinary(index);
-    if route.method == "GET" {
-        if let Some(reply) = paged(call, index, example) {
-            return reply;
-        }
+    if route.method == "GET"
+        && let Some(reply) = paged(call, index, example)
+    {
+        return reply;
     }
     match example {
         Some(example) => documented(call, example),
@@ -291,7 +291,7 @@ fn status(call: &Call<'_>) -> Reply {
     let reply = match code.as_u16() {
         204 | 205 | 304 => empty(code),
         200..=399 => json_reply(code, &json!({"status": code.as_u16()})),
-        401 => super::visit::unauthorized(&error, &error, "Refused on demand"),
+        401 => super::head::unauthorized(&error, &error, "Refused on demand"),
         _ => refusal(code, &error, "Refused on demand"),
     };
     match parameter(call.query, "retryAfter") {

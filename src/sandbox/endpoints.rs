@@ -24,11 +24,10 @@ pub(super) fn token(
     let grant = form.get("grant_type").unwrap_or("none").to_owned();
     *state.counts.token_requests_by_grant.entry(grant).or_default() += 1;
     let client_id = claimed_client(authorization, form);
-    if let Some(counted) = state.count_token(&client_id, now) {
-        if let Verdict::Refused { .. } = counted.verdict {
-            state.counts.token_429 += 1;
-            return (over_limit(&counted), None);
-        }
+    let counted = state.count_token(&client_id, now);
+    if let Some(counted) = counted.filter(|counted| counted.verdict.is_refusal()) {
+        state.counts.token_429 += 1;
+        return (over_limit(&counted), None);
     }
     match granted(state, now, authorization, form) {
         Ok(granted) => {

@@ -26,6 +26,12 @@ pub(super) enum Verdict {
     Refused { retry_after: Duration },
 }
 
+impl Verdict {
+    pub(super) const fn is_refusal(self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
 /// The windows of all keys.
 #[derive(Debug)]
 pub(super) struct Windows<K>(HashMap<K, Window>);

@@ -30,6 +30,8 @@ pub(super) struct Link {
     pub(super) close: Notify,
     /// End now, whatever is under way.
     sever: Notify,
+    /// How many requests it has served.
+    served: AtomicU64,
     /// What goes on over the connection once HTTP has left it.
     upgraded: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
 }
@@ -38,6 +40,11 @@ impl Link {
     /// Has `conversation` go on in the connection's task after an upgrade.
     pub(super) fn afterwards(&self, conversation: impl Future<Output = ()> + Send + 'static) {
         *self.upgraded() = Some(Box::pin(conversation));
+    }
+
+    /// Counts one more request served, and answers how many that makes.
+    pub(super) fn served(&self) -> u64 {
+        self.served.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn upgraded(&self) -> MutexGuard<'_, Option<Pin<Box<dyn Future<Output = ()> + Send>>>> {
@@ -53,8 +60,11 @@ impl Link {
 
 /// What a listener does with its connections and their requests.
 pub(super) trait Host: Clone + Send + Sync + 'static {
-    /// A connection came (true) or went (false).
-    fn connection(&self, came: bool);
+    /// A connection came; answers its number.
+    fn came(&self) -> u64;
+
+    /// A connection went.
+    fn went(&self);
 
     /// Answers one request.
     fn answer(
@@ -80,9 +90,8 @@ pub(super) async fn accept<H: Host>(listener: TcpListener, tls: Option<TlsAccept
 }
 
 async fn connection<H: Host>(stream: TcpStream, tls: Option<TlsAcceptor>, host: H) {
-    static NUMBER: AtomicU64 = AtomicU64::new(1);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let _present = Present::new(&host);
+    let number = host.came();
+    let _present = Present(&host);
     let _ = stream.set_nodelay(true);
     let link = Arc::new(Link { number, secure: tls.is_some(), ..Link::default() });
     match tls {
@@ -124,27 +133,20 @@ where
     }
 }
 
-/// Counts a connection for as long as it lives.
+/// Says that a connection went, however that came about.
 struct Present<'a, H: Host>(&'a H);
-
-impl<'a, H: Host> Present<'a, H> {
-    fn new(host: &'a H) -> Self {
-        host.connection(true);
-        Self(host)
-    }
-}
 
 impl<H: Host> Drop for Present<'_, H> {
     fn drop(&mut self) {
-        self.0.connection(false);
+        self.0.went();
     }
 }
 
 /// A panic in a connection is a bug: it ends the listener, so that its test sees it.
-fn pass_panic_on(done: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = done {
-        if error.is_panic() {
-            std::panic::resume_unwind(error.into_panic());
-        }
+pub(super) fn pass_panic_on(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }

@@ -45,9 +45,9 @@ impl Prepared {
     }
 
     fn get(&self, key: &str, rules: &Arc<Rules>) -> Option<Answer> {
-        let shelf = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let current = shelf.rules.as_ref().is_some_and(|known| Arc::ptr_eq(known, rules));
-        shelf.answers.get(key).filter(|_| current).cloned()
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let current = known.rules.as_ref().is_some_and(|of| Arc::ptr_eq(of, rules));
+        known.answers.get(key).filter(|_| current).cloned()
     }
 
     fn keep(&self, key: String, reply: &Reply, rules: &Arc<Rules>) {
@@ -57,13 +57,13 @@ impl Prepared {
         }
         let media_type = reply.headers().get(CONTENT_TYPE).cloned();
         let answer = Answer { status: reply.status(), media_type, content: content.clone() };
-        let mut shelf = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let current = shelf.rules.as_ref().is_some_and(|known| Arc::ptr_eq(known, rules));
-        if !current || shelf.answers.len() >= SHELF {
-            shelf.answers.clear();
-            shelf.rules = Some(rules.clone());
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let current = known.rules.as_ref().is_some_and(|of| Arc::ptr_eq(of, rules));
+        if !current || known.answers.len() >= SHELF {
+            known.answers.clear();
+            known.rules = Some(rules.clone());
         }
-        shelf.answers.insert(key, answer);
+        known.answers.insert(key, answer);
     }
 }
 

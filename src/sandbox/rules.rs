@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Everything about the sandbox's behaviour that can be changed while it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each switch turns one habit of RingCentral's")]
 pub struct Rules {
     /// The applications that may ask for tokens.
     pub applications: Vec<Application>,
@@ -68,6 +69,8 @@ pub struct Rules {
     pub own_links: bool,
     /// Whether a 401 or 429 is answered before the request's content has arrived.
     pub early_refusal: bool,
+    /// After how many requests a connection is closed without a word; never when absent.
+    pub requests_per_connection: Option<u64>,
     /// How many arrivals the log keeps; with 0 nothing is logged.
     pub log_capacity: usize,
 }
@@ -138,6 +141,7 @@ impl Default for Rules {
             media_size: 100_000,
             own_links: true,
             early_refusal: false,
+            requests_per_connection: None,
             log_capacity: 10_000,
         }
     }

@@ -7,8 +7,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use self::life::{Access, Pair, Presented, Previous, Session};
 use super::rules::Rules;
 use crate::clock::Timestamp;
+
+mod life;
 
 /// All sessions of the sandbox.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ pub(super) struct Sessions {
     seed: u64,
     serial: u64,
     opened: u64,
-    sessions: HashMap<u64, Session>,
+    alive: HashMap<u64, Session>,
     access: HashMap<String, Access>,
     refresh: HashMap<String, u64>,
     purge_at: usize,
@@ -76,41 +79,6 @@ pub(super) enum Lost {
     Unparsable,
 }
 
-#[derive(Debug)]
-struct Session {
-    application: String,
-    user: u64,
-    endpoint_id: String,
-    scope: String,
-    opened: Timestamp,
-    current: Pair,
-    first_used: Option<Timestamp>,
-    previous: Option<Previous>,
-}
-
-#[derive(Clone, Debug)]
-struct Pair {
-    serial: u64,
-    access: String,
-    access_until: Timestamp,
-    refresh: Option<(String, Timestamp)>,
-}
-
-/// The refresh token that the current pair was made with.
-#[derive(Debug)]
-struct Previous {
-    refresh: String,
-    rotated: Timestamp,
-}
-
-#[derive(Debug)]
-struct Access {
-    session: u64,
-    serial: u64,
-    until: Timestamp,
-    died: Option<Timestamp>,
-}
-
 impl Sessions {
     /// No session yet; `seed` makes the tokens differ from those of every other sandbox.
     pub(super) fn new(seed: u64) -> Self {
@@ -118,7 +86,7 @@ impl Sessions {
             seed,
             serial: 0,
             opened: 0,
-            sessions: HashMap::new(),
+            alive: HashMap::new(),
             access: HashMap::new(),
             refresh: HashMap::new(),
             purge_at: 1024,
@@ -144,7 +112,7 @@ impl Sessions {
             previous: None,
         };
         let granted = session.granted(id, now);
-        self.sessions.insert(id, session);
+        self.alive.insert(id, session);
         granted
     }
 
@@ -158,7 +126,7 @@ impl Sessions {
         now: Timestamp,
     ) -> Result<Granted, Lost> {
         let id = *self.refresh.get(token).ok_or(Lost::NotFound)?;
-        let session = self.sessions.get(&id).ok_or(Lost::NotFound)?;
+        let session = self.alive.get(&id).ok_or(Lost::NotFound)?;
         if session.application != application {
             return Err(Lost::NotFound);
         }
@@ -186,7 +154,7 @@ impl Sessions {
         let access = self.access.get(token).ok_or(Lost::NotFound)?;
         access.judge(rules, now)?;
         let (id, serial) = (access.session, access.serial);
-        let session = self.sessions.get_mut(&id).ok_or(Lost::NotFound)?;
+        let session = self.alive.get_mut(&id).ok_or(Lost::NotFound)?;
         if session.timed_out(rules, now) {
             self.end(id, now);
             return Err(Lost::NotFound);
@@ -211,12 +179,12 @@ impl Sessions {
         for access in self.access.values_mut().filter(|access| access.session == id) {
             access.died.get_or_insert(now);
         }
-        self.sessions.remove(&id).is_some()
+        self.alive.remove(&id).is_some()
     }
 
     /// Ends every session.
     pub(super) fn end_all(&mut self, now: Timestamp) {
-        self.sessions.clear();
+        self.alive.clear();
         self.refresh.clear();
         self.kill_access(now);
     }
@@ -233,14 +201,14 @@ impl Sessions {
         for access in self.access.values_mut() {
             access.until = access.until.min(now);
         }
-        for session in self.sessions.values_mut() {
+        for session in self.alive.values_mut() {
             session.current.access_until = session.current.access_until.min(now);
         }
     }
 
     /// How many sessions still hold a token that is good for something.
     pub(super) fn alive(&self, rules: &Rules, now: Timestamp) -> usize {
-        self.sessions.values().filter(|session| session.alive(rules, now)).count()
+        self.alive.values().filter(|session| session.alive(rules, now)).count()
     }
 
     fn rotate(
@@ -252,7 +220,7 @@ impl Sessions {
         now: Timestamp,
     ) -> Granted {
         let fresh = self.mint(id, lives, now);
-        let session = self.sessions.get_mut(&id).expect("the caller has just found it");
+        let session = self.alive.get_mut(&id).expect("the caller has just found it");
         let old = std::mem::replace(&mut session.current, fresh);
         let previous = Previous { refresh: token.to_owned(), rotated: now };
         let forgotten = session.previous.replace(previous);
@@ -287,7 +255,7 @@ impl Sessions {
 
     fn make_room(&mut self, opening: &Opening, rules: &Rules, now: Timestamp) {
         loop {
-            let mine = self.sessions.iter().filter(|(_, session)| {
+            let mine = self.alive.iter().filter(|(_, session)| {
                 session.user == opening.user
                     && session.application == opening.application
                     && session.alive(rules, now)
@@ -305,9 +273,9 @@ impl Sessions {
         if self.access.len() < self.purge_at {
             return;
         }
-        self.sessions.retain(|_, session| session.alive(rules, now));
-        let sessions = &self.sessions;
-        self.refresh.retain(|_, id| sessions.contains_key(id));
+        self.alive.retain(|_, session| session.alive(rules, now));
+        let alive = &self.alive;
+        self.refresh.retain(|_, id| alive.contains_key(id));
         self.access.retain(|_, access| {
             let over = access.died.unwrap_or(access.until);
             over + rules.corrupted_for.max(REMEMBERED) > now
@@ -316,82 +284,7 @@ impl Sessions {
     }
 }
 
-/// What a presented refresh token is to its session.
-enum Presented {
-    Current,
-    Again,
-    Reused,
-    Over(Lost),
-}
-
-impl Session {
-    fn judge(&self, token: &str, rules: &Rules, now: Timestamp) -> Presented {
-        if self.timed_out(rules, now) {
-            return Presented::Over(Lost::NotFound);
-        }
-        match &self.current.refresh {
-            Some((current, until)) if current == token && now >= *until => {
-                return Presented::Over(Lost::Expired);
-            }
-            Some((current, _)) if current == token => return Presented::Current,
-            _ if rules.strict_rotation => return Presented::Reused,
-            _ => {}
-        }
-        match &self.previous {
-            Some(previous) if previous.refresh == token && self.again(previous, rules, now) => {
-                // A pair whose access token is over already would help nobody.
-                if now < self.current.access_until { Presented::Again } else { Presented::Current }
-            }
-            _ => Presented::Over(Lost::NotFound),
-        }
-    }
-
-    /// Whether the refresh token that made the current pair may still ask for it again.
-    fn again(&self, previous: &Previous, rules: &Rules, now: Timestamp) -> bool {
-        match self.first_used {
-            Some(used) => now < used + rules.old_refresh_token_after_use,
-            None => now < previous.rotated + rules.old_refresh_token_unused,
-        }
-    }
-
-    fn timed_out(&self, rules: &Rules, now: Timestamp) -> bool {
-        rules.absolute_session_timeout.is_some_and(|timeout| now >= self.opened + timeout)
-    }
-
-    fn alive(&self, rules: &Rules, now: Timestamp) -> bool {
-        let refresh = self.current.refresh.as_ref().map(|(_, until)| *until);
-        let until = refresh.max(Some(self.current.access_until));
-        until.is_some_and(|until| now < until) && !self.timed_out(rules, now)
-    }
-
-    fn granted(&self, id: u64, now: Timestamp) -> Granted {
-        let refresh = self.current.refresh.as_ref();
-        Granted {
-            session: id,
-            serial: self.current.serial,
-            user: self.user,
-            access: self.current.access.clone(),
-            expires_in: now.until(self.current.access_until),
-            refresh: refresh.map(|(token, until)| (token.clone(), now.until(*until))),
-            endpoint_id: self.endpoint_id.clone(),
-            scope: self.scope.clone(),
-            repeated: false,
-        }
-    }
-}
-
-impl Access {
-    fn judge(&self, rules: &Rules, now: Timestamp) -> Result<(), Lost> {
-        match self.died {
-            Some(died) if now < died + rules.corrupted_for => Err(Lost::Corrupted),
-            Some(_) => Err(Lost::NotFound),
-            None if now >= self.until => Err(Lost::Expired),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The finaliser of SplitMix64: serial numbers become words that nobody mistakes for each other.
+/// The finaliser of `SplitMix64`: serial numbers become words that nobody mistakes for each other.
 fn mix(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -72,7 +72,7 @@ pub struct Counts {
 }
 
 /// One request, as it arrived and as it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Arrival {
     /// Counts arrivals, from 1.
     pub number: u64,

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, Request, StatusCode, request};
+use http::header::{AUTHORIZATION, CONNECTION, HOST};
+use http::{Method, Request, StatusCode, request};
 use hyper::body::Incoming;
 
 use super::api::{self, Call, Hosts, request_id};
@@ -14,15 +14,14 @@ use super::control::Control;
 use super::endpoints;
 use super::examples::{Catalog, catalog};
 use super::fault::{FaultKind, Place};
-use super::limits::Verdict;
-use super::list::parameter;
+use super::head::{Said, bearer, effective_method, fields, said_of, target, text, unauthorized};
 use super::listen::Link;
 use super::oauth::Form;
 use super::prepared::Prepared;
-use super::reply::{BodyError, Reply, error_body, json, refusal, with};
+use super::reply::{BodyError, Reply, refusal, with};
 use super::routes::Match;
 use super::rules::Rules;
-use super::session::{Caller, Lost};
+use super::session::Caller;
 use super::state::{Arrival, Counted};
 use super::upload::{self, Upload};
 use super::{breakage, mirror, websocket};
@@ -98,15 +97,9 @@ impl Visit {
             target,
             version: format!("{:?}", request.version()),
             fields: if rules.log_capacity == 0 { Vec::new() } else { fields(request.headers()) },
-            body_bytes: 0,
             body_sha256: upload::EMPTY.to_owned(),
-            trailers: Vec::new(),
-            status: None,
-            session: None,
-            token_serial: None,
-            user: None,
-            refused: None,
             request_id: request_id(link.number, number),
+            ..Arrival::default()
         };
         (Self { site, link, rules, arrival, place, api }, fault)
     }
@@ -135,14 +128,7 @@ impl Visit {
         let base = self.base(parts);
         let control = self.site.control.clone();
         match path {
-            TOKEN if post => {
-                let (reply, granted) = control
-                    .change(|state, now| endpoints::token(state, now, authorization, &content));
-                self.arrival.session = granted.as_ref().map(|granted| granted.session);
-                self.arrival.token_serial = granted.as_ref().map(|granted| granted.serial);
-                self.arrival.user = granted.as_ref().map(|granted| granted.user);
-                reply
-            }
+            TOKEN if post => self.token(authorization, &content),
             "/restapi/oauth/revoke" if post => {
                 control.change(|state, now| endpoints::revoke(state, now, authorization, either()))
             }
@@ -162,21 +148,27 @@ impl Visit {
         }
     }
 
+    fn token(&mut self, authorization: Option<&str>, form: &Form) -> Reply {
+        let control = self.site.control.clone();
+        let (reply, granted) =
+            control.change(|state, now| endpoints::token(state, now, authorization, form));
+        self.arrival.session = granted.as_ref().map(|granted| granted.session);
+        self.arrival.token_serial = granted.as_ref().map(|granted| granted.serial);
+        self.arrival.user = granted.as_ref().map(|granted| granted.user);
+        reply
+    }
+
     async fn api(&mut self, parts: request::Parts, body: Incoming) -> Reply {
         let query = parts.uri.query().unwrap_or_default();
         let path = parts.uri.path();
-        let method = effective_method(&parts, query);
+        let method = effective_method(&parts.method, &parts.headers, query);
         let found = self.site.catalog.routes.find(&method, path);
         let admitted = self.admit(&parts, query, found);
-        if self.rules.early_refusal {
-            if let Err(reply) = admitted {
-                return *reply;
-            }
-        }
-        let upload = match self.read(body).await {
-            Ok(upload) => upload,
-            Err(_) => return broken_off(),
+        let admitted = match admitted {
+            Err(reply) if self.rules.early_refusal => return *reply,
+            admitted => admitted,
         };
+        let Ok(upload) = self.read(body).await else { return broken_off() };
         let Admitted { caller, counted } = match admitted {
             Ok(admitted) => admitted,
             Err(reply) => return *reply,
@@ -200,8 +192,7 @@ impl Visit {
         query: &str,
         found: Match,
     ) -> Result<Admitted, Box<Reply>> {
-        let token =
-            bearer(&parts.headers, query).map_err(|reply| self.refused("CMN-405", reply))?;
+        let token = bearer(&parts.headers, query).map_err(|said| self.refuse(said))?;
         let group = match found {
             Match::Route(index) => self.site.catalog.routes.get(index).group,
             Match::OtherMethods | Match::Nothing => "NoThrottling",
@@ -210,10 +201,7 @@ impl Visit {
         let (caller, counted) = control.change(|state, now| {
             let rules = state.rules.clone();
             let caller = state.sessions.authenticate(&token, &rules, now);
-            let caller = caller.map_err(|lost| {
-                let (top, code, message) = said_of(lost);
-                self.refused(code, unauthorized(top, code, message))
-            })?;
+            let caller = caller.map_err(|lost| self.refuse(said_of(lost)))?;
             let counted = state.count_api(caller.user, &caller.application, group, now);
             Ok::<_, Box<Reply>>((caller, counted))
         })?;
@@ -221,16 +209,16 @@ impl Visit {
         self.arrival.token_serial = Some(caller.serial);
         self.arrival.user = Some(caller.user);
         match counted {
-            Some(counted) if matches!(counted.verdict, Verdict::Refused { .. }) => {
+            Some(counted) if counted.verdict.is_refusal() => {
                 Err(Box::new(endpoints::over_limit(&counted)))
             }
             counted => Ok(Admitted { caller, counted }),
         }
     }
 
-    fn refused(&mut self, code: &'static str, reply: Reply) -> Box<Reply> {
+    fn refuse(&mut self, (top, code, message): Said) -> Box<Reply> {
         self.arrival.refused = Some(code);
-        Box::new(reply)
+        Box::new(unauthorized(top, code, message))
     }
 
     /// Does what the fault says.
@@ -297,7 +285,12 @@ impl Visit {
     fn finish(mut self, reply: Reply) -> Reply {
         let head = self.arrival.method == "HEAD";
         let reply = self.answered(reply);
-        if head { breakage::head_only(reply) } else { reply }
+        let reply = if head { breakage::head_only(reply) } else { reply };
+        let served = self.link.served();
+        match self.rules.requests_per_connection {
+            Some(most) if served >= most => breakage::close_after(reply, self.link.clone()),
+            _ => reply,
+        }
     }
 
     fn note_sent(&self, found: Match, reply: &Reply) {
@@ -348,75 +341,18 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         let (api, place, status) = (self.api, self.place, self.arrival.status);
-        let arrival = (self.rules.log_capacity > 0).then(|| self.arrival.clone());
+        let arrival = std::mem::take(&mut self.arrival);
+        let logged = self.rules.log_capacity > 0;
         self.site.control.change(|state, _| {
             state.counts.in_flight -= 1;
             state.counts.api_401 += u64::from(api && status == Some(401));
             let limited = api && place == Place::Api && status == Some(429);
             state.counts.api_429 += u64::from(limited);
-            arrival.map(|arrival| state.record(arrival));
+            if logged {
+                state.record(arrival);
+            }
         });
     }
-}
-
-/// 401 as RingCentral says it.
-pub(super) fn unauthorized(top: &str, code: &str, message: &str) -> Reply {
-    let reply = json(StatusCode::UNAUTHORIZED, &error_body(top, code, message));
-    let challenge = "Bearer realm=\"RingCentral REST API\", error=\"invalid_token\", \
-                     error_description=\"";
-    with(reply, WWW_AUTHENTICATE, &format!("{challenge}{message}\""))
-}
-
-fn said_of(lost: Lost) -> (&'static str, &'static str, &'static str) {
-    match lost {
-        Lost::Expired => ("TokenExpired", "OAU-128", "Access token expired"),
-        Lost::Corrupted => ("TokenInvalid", "OAU-129", "Access token corrupted"),
-        Lost::NotFound => ("TokenInvalid", "OAU-213", "Token not found"),
-        Lost::Unparsable => ("OAU-149", "OAU-149", "Unparsable access token"),
-    }
-}
-
-/// The access token of a request: the Bearer field, else the query parameter.
-fn bearer(fields: &HeaderMap, query: &str) -> Result<String, Reply> {
-    let Some(field) = fields.get(AUTHORIZATION) else {
-        let login = || unauthorized("CMN-405", "CMN-405", "Login to API required");
-        return parameter(query, "access_token").ok_or_else(login);
-    };
-    let field = String::from_utf8_lossy(field.as_bytes());
-    let bearer = field.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let invalid = || unauthorized("AGW-402", "AGW-402", "Invalid Authorization header");
-    bearer.map(|(_, token)| token.trim().to_owned()).ok_or_else(invalid)
-}
-
-/// A POST may mean another method: `X-HTTP-Method-Override`, or `_method` in the query.
-fn effective_method(parts: &request::Parts, query: &str) -> String {
-    let sent = || parts.method.as_str().to_owned();
-    if parts.method != Method::POST {
-        return sent();
-    }
-    let field = text(&parts.headers, "x-http-method-override").map(str::to_owned);
-    let meant = field.or_else(|| parameter(query, "_method")).map(|name| name.to_ascii_uppercase());
-    meant
-        .filter(|name| ["GET", "PUT", "PATCH", "DELETE"].contains(&name.as_str()))
-        .unwrap_or_else(sent)
-}
-
-/// The target as it was written: `Uri` keeps the bytes of the path and query (but no fragment).
-fn target(request: &Request<Incoming>) -> String {
-    let uri = request.uri();
-    if request.version() < http::Version::HTTP_2 {
-        return uri.to_string();
-    }
-    uri.path_and_query().map_or_else(|| uri.to_string(), ToString::to_string)
-}
-
-fn fields(fields: &HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    fields.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
-}
-
-fn text<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    fields.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// The answer to a content that broke off; hardly anybody is left to read it.

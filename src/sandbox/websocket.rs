@@ -12,9 +12,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
+use super::head::unauthorized;
 use super::list::parameter;
 use super::reply::{Reply, empty, refusal, with};
-use super::visit::{Visit, unauthorized};
+use super::visit::Visit;
 
 /// `GET /ws?access_token=…`: spends the token and takes the connection over.
 pub(super) fn open(visit: &Visit, parts: request::Parts) -> Reply {

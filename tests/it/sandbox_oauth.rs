@@ -138,6 +138,45 @@ async fn wrong_clients_and_grants_are_refused_in_both_error_shapes() {
 }
 
 #[tokio::test]
+async fn passwords_and_client_credentials_open_sessions_too() {
+    let stage = Stage::unlimited().await;
+    let password = [
+        ("grant_type", "password"),
+        ("username", "+15551230001"),
+        ("extension", "101"),
+        ("password", "sandbox-password"),
+    ];
+    for form in [&password[..], &[("grant_type", "client_credentials")]] {
+        let (status, pair) = stage.token(form).await;
+        assert_eq!(status, 200, "{pair}");
+        assert_eq!(stage.use_access(&pair).await, "200");
+    }
+}
+
+#[tokio::test]
+async fn a_device_gets_its_token_when_the_user_has_agreed() {
+    let stage = Stage::unlimited().await;
+    let form = [("client_id", "sandbox-public")];
+    let request = stage.request(Method::POST, "/restapi/oauth/device_authorization").form(&form);
+    let (_, codes) = answer(request.send().await.unwrap()).await;
+    let poll = || async {
+        let form = [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:device_code".to_owned()),
+            ("client_id", "sandbox-public".to_owned()),
+            ("device_code", text(&codes, "device_code")),
+        ];
+        let request = stage.request(Method::POST, "/restapi/oauth/token").form(&form);
+        answer(request.send().await.unwrap()).await
+    };
+    assert_eq!(poll().await.1["error"], "authorization_pending");
+    let page = text(&codes, "verification_uri_complete");
+    assert_eq!(stage.client.get(page).send().await.unwrap().status(), 200);
+    let (status, pair) = poll().await;
+    assert_eq!(status, 200, "{pair}");
+    assert_eq!(poll().await.1["error"], "expired_token", "a device code is good once");
+}
+
+#[tokio::test]
 async fn the_levers_end_tokens_and_sessions_at_once() {
     let stage = Stage::unlimited().await;
     let pair = stage.login(1).await;
