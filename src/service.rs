@@ -104,7 +104,7 @@ async fn tell_when_ready(identities: &Identities) {
         info!(identity = keeper.name(), generation, "ready");
     });
     join_all(each).await;
-    pending().await
+    pending::<()>().await;
 }
 
 /// The identities of `settings`, with their store and their token endpoint.

@@ -67,13 +67,11 @@ enum Finding {
 
 /// Who an identity is.
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Extension {
-    #[serde(default)]
-    extension_number: Option<String>,
-    #[serde(default)]
+    #[serde(rename = "extensionNumber")]
+    number: Option<String>,
     name: Option<String>,
-    #[serde(default)]
+    #[serde(rename = "errorCode")]
     error_code: Option<String>,
 }
 
@@ -197,7 +195,7 @@ impl fmt::Display for Finding {
 
 impl fmt::Display for Extension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(number) = &self.extension_number else { return Ok(()) };
+        let Some(number) = &self.number else { return Ok(()) };
         write!(f, " as extension {}", number.escape_debug())?;
         match &self.name {
             Some(name) => write!(f, ", {}", name.escape_debug()),
