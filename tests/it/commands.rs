@@ -1,8 +1,9 @@
 //! The commands as people run them: the real binary, its output, its exit codes.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -140,6 +141,8 @@ impl Files {
         );
         let path = self.path("proxy.toml");
         fs::write(&path, change(text)).unwrap();
+        // It holds secrets, and serve warns of those that everybody can read.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path
     }
 }
@@ -371,13 +374,13 @@ async fn wrong_credentials_are_told_apart_with_the_cure() {
         (
             "sandbox-secret",
             "canary",
-            "the token endpoint refused the application (OAU-121): correct client_id and \
+            "the token endpoint refused the application (invalid_client, OAU-121): correct client_id and \
              client_secret, then restart",
         ),
         (
             "sandbox-jwt",
             "canary",
-            "the token endpoint refused the credential (OAU-148): log in again, or configure another one",
+            "the token endpoint refused the credential (invalid_grant, OAU-251): log in again, or configure another one",
         ),
     ] {
         let path = files.configuration(|text| text.replace(right, wrong));
@@ -407,4 +410,9 @@ async fn an_upstream_that_is_down_is_named() {
         (code, stderr.as_str()),
         (Some(1), "ringbearer: 1 of 1 identities cannot be used\n")
     );
+
+    let serve = Program::start(&["--config", &path]);
+    let warning = tokio::task::spawn_blocking(move || serve.logs(" WARN ")).await.unwrap();
+    assert!(warning.contains("the token endpoint cannot be reached: check token_url"), "{warning}");
+    assert!(warning.ends_with("connection refused\""), "{warning}");
 }
