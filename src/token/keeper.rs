@@ -1,7 +1,7 @@
 //! One identity's token, as the threads that serve requests see it: a slot to read, a way to wait,
 //! and the two reports that matter, "refused" and "accepted".
 //!
-//! The renewing itself happens elsewhere, in the identity's own [`driver`] task. A caller only
+//! The renewing itself happens elsewhere, in the identity's own `driver` task. A caller only
 //! leaves a mark and watches: a thousand callers cost one renewal, and one that goes away ends none.
 
 use std::sync::Arc;

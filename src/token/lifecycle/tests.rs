@@ -433,6 +433,10 @@ proptest! {
         // The server recovers, a request waits: a token comes within the longest wait there is.
         let deadline = bench.now + Duration::from_secs(2000);
         bench.note(Signal::Wanted);
+        if matches!(action, Action::Rest(_)) {
+            // A signal ends a rest; the machine thinks again.
+            action = bench.step(Event::Time);
+        }
         while bench.machine.offered(bench.now).is_none() {
             prop_assert!(bench.now <= deadline, "no progress: {:?}", bench.machine);
             action = match action {
