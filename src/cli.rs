@@ -10,12 +10,15 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::sandbox::SandboxError;
 use crate::secret::Environment;
 use crate::service::StartError;
-use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::settings::{ConfigSource, Overrides, Settings, SettingsError};
 use crate::telemetry;
 
 mod check;
+mod demo;
+mod sandbox;
 mod serve;
 
 /// What was written on the command line.
@@ -33,11 +36,26 @@ pub struct Cli {
 enum Command {
     /// Run the proxy (the default)
     Serve(ConfigurationFlags),
-    /// Say what the configuration means, without starting anything
+    /// Show the proxy at work, with a stand-in for RingCentral: no account, no network
+    Demo(demo::DemoFlags),
+    /// Say what the configuration means, and with --online whether RingCentral agrees
     ///
     /// Reads the configuration and every secret that it names, checks the whole, and prints what
     /// `serve` would do, without the secrets. Exits with 2 if `serve` would refuse it.
-    Check(ConfigurationFlags),
+    Check(CheckFlags),
+    /// Run the stand-in for RingCentral alone, to test apps against
+    Sandbox(sandbox::SandboxArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckFlags {
+    #[command(flatten)]
+    configuration: ConfigurationFlags,
+    /// Also get a token for each identity and make one request with it; exits with 1 if one fails
+    ///
+    /// Sessions are kept in the store, so that `serve` goes on with them.
+    #[arg(long)]
+    online: bool,
 }
 
 /// Where the configuration is, and what the command line says instead.
@@ -71,22 +89,28 @@ impl Cli {
     pub fn run(self, environment: Environment<'_>) -> Result<(), Failure> {
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(flags) => {
-                let (settings, warnings) = flags.settings(environment)?;
-                serve::run(&settings, &warnings)
+                let (source, overrides) = flags.split();
+                let (settings, warnings) = Settings::load(&source, overrides, environment)?;
+                serve::run(&settings, &warnings, &source)
             }
-            Command::Check(flags) => {
-                let (settings, warnings) = flags.settings(environment)?;
-                check::run(&settings, &warnings, &mut io::stdout().lock()).map_err(Failure::Output)
+            Command::Check(CheckFlags { configuration, online }) => {
+                let (source, overrides) = configuration.split();
+                let (settings, warnings) = Settings::load(&source, overrides, environment)?;
+                let mut out = io::stdout().lock();
+                check::run(&settings, &warnings, &mut out).map_err(Failure::Output)?;
+                if online { check::online::run(&settings, &mut out) } else { Ok(()) }
+            }
+            Command::Demo(flags) => demo::run(&flags),
+            Command::Sandbox(args) => {
+                let until_asked = async { drop(serve::asked_to_end().await) };
+                Ok(serve::runtime()?.block_on(sandbox::run(args, until_asked))?)
             }
         }
     }
 }
 
 impl ConfigurationFlags {
-    fn settings(
-        self,
-        environment: Environment<'_>,
-    ) -> Result<(Settings, Vec<Warning>), SettingsError> {
+    fn split(self) -> (ConfigSource, Overrides) {
         let source = self.config.map_or(ConfigSource::Environment, ConfigSource::File);
         let overrides = Overrides {
             listen: self.listen,
@@ -95,7 +119,7 @@ impl ConfigurationFlags {
             log_format: self.log_format,
             log_filter: self.log,
         };
-        Settings::load(&source, overrides, environment)
+        (source, overrides)
     }
 }
 
@@ -111,6 +135,20 @@ pub enum Failure {
     /// The proxy did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The sandbox did not start, or could not say that it did.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The demo has nowhere to keep its tokens.
+    #[error("a temporary directory cannot be made: set TMPDIR to one with room")]
+    TemporaryDirectory(#[source] io::Error),
+    /// `check --online` found something wrong, and has said what.
+    #[error("{failed} of {checked} identities cannot be used")]
+    Online {
+        /// How many have something wrong.
+        failed: usize,
+        /// How many there are.
+        checked: usize,
+    },
     /// The system gives no event queue.
     #[error("the runtime cannot be started")]
     Runtime(#[source] io::Error),
@@ -154,6 +192,9 @@ const FAILED: u8 = 1;
 /// Exit code for a command line or a configuration that is refused.
 const REFUSED: u8 = 2;
 
+/// What everybody with a token may ask for: themselves.
+const EXTENSION: &str = "/restapi/v1.0/account/~/extension/~";
+
 const LONG_ABOUT: &str = "\
 A transparent authenticating reverse proxy for the RingCentral API.
 
@@ -162,8 +203,10 @@ request again when RingCentral refused its token.";
 
 const AFTER_HELP: &str = "\
 Examples:
+  ringbearer demo                                   see it work, without an account
   ringbearer --config proxy.toml                    run the proxy
   ringbearer check --config proxy.toml              what does this file mean, is it good?
+  ringbearer check --config proxy.toml --online     … and does RingCentral agree?
   ringbearer --config proxy.toml --log debug        what is going on?
   RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
                                                     run without a file

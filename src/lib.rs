@@ -1,4 +1,61 @@
 //! Ringbearer: a transparent authenticating reverse proxy for the RingCentral API.
+//!
+//! Apps send plain requests; the proxy adds an identity's access token, renews it ahead of its end,
+//! and sends a request once more when RingCentral refused its token. This crate is the binary's
+//! inside and serves nobody else; its API follows the binary's needs.
+//!
+//! # The life of a request
+//!
+//! ```text
+//! accept (a worker thread) → access::admit: may this pass → headers::has_looped
+//! → identity: the only one, or the one that X-Ringbearer-Identity names
+//! → token: one atomic load; only where there is none, wait for the keeper
+//! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
+//! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
+//!                 └─ 401 → replay::verdict → keeper.rejected(generation) → upstream.send, once more
+//! ```
+//!
+//! [`proxy::Proxy::handle`] is this, in this order. No renewal happens here: each identity's keeper
+//! renews in the background, on the control thread, and publishes through a slot.
+//!
+//! # The life of a token
+//!
+//! ```text
+//! lifecycle: renew now? by which grant? → queue: a turn in the application's budget
+//! → store: lease, look again, probe → oauth: one request → store: save → slot: publish
+//! ```
+//!
+//! # Crate map
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`cli`] | the commands: `serve`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | `config` | exactly the TOML, unknown keys refused |
+//! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
+//! | [`secret`] | masked newtypes and where secrets come from |
+//! | [`clock`] | the only reader of the clocks; tests drive it |
+//! | [`timers`] | one worker thread's coarse timeouts |
+//! | [`token`] | token set and generation |
+//! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
+//! | [`token::budget`] | PURE: whose turn it is among an application's token requests |
+//! | [`token::queue`] | the budget's waiting room |
+//! | [`token::keeper`] | one identity's token: wait, refused, accepted; `driver` does the renewing |
+//! | [`token::slot`] | how a token reaches worker threads without a lock |
+//! | [`token::identities`] | from a name to its keeper |
+//! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
+//! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity |
+//! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
+//! | [`proxy::access`] | PURE: what may pass |
+//! | [`proxy::headers`] | PURE: field rewriting, both directions |
+//! | [`proxy::replay`] | PURE: what a 401 means; [`proxy::body`] keeps content for a second send |
+//! | [`upstream`] | connections to RingCentral: a pool per worker thread |
+//! | [`server`] | sockets in, a runtime per core, graceful end |
+//! | [`service`] | a whole proxy from its settings, and the order of its end |
+//! | [`telemetry`] | logs |
+//! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
+//!
+//! Imports run one way: `cli → service → server → proxy → {token, upstream}`, and
+//! `token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod cli;
 pub mod clock;

@@ -149,13 +149,14 @@ impl Proxy {
             return Err(ProxyError::Loop);
         }
         let identity = self.identity(&head.headers)?;
+        record.identified(self.identities.keeper(identity).name());
         let token = match self.current_token(identity) {
             Some(token) => token,
             None => Box::pin(self.awaited_token(identity)).await?,
         };
         let mut exchange = self.prepare(head, content, identity, &token);
         let answer = self.send(&mut exchange).await?;
-        record.answered(self.identities.keeper(identity).name(), token.generation);
+        record.answered(token.generation);
         if answer.status() == StatusCode::UNAUTHORIZED {
             // Boxed: rare, and its state would make every connection's future twice as large.
             return Box::pin(self.heal(exchange, token, answer, record)).await;

@@ -90,8 +90,14 @@ impl Default for SandboxOptions {
 /// Why a sandbox does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
+    /// Somebody else has the port.
+    #[error(
+        "{0} is in use: end the process that has it, or choose another with --listen, --tls-listen \
+         or --control"
+    )]
+    InUse(SocketAddr),
     /// An address cannot be listened on.
-    #[error("the sandbox cannot listen on {address}: {source}; name a free address or port 0")]
+    #[error("the sandbox cannot listen on {address}")]
     Listen {
         /// The address that was asked for.
         address: SocketAddr,
@@ -99,13 +105,13 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// The certificates of the HTTPS listener cannot be made.
-    #[error("the sandbox cannot make its certificates: {0}")]
+    #[error("the sandbox cannot make its certificates")]
     Certificate(#[from] rcgen::Error),
     /// The HTTPS listener cannot be configured.
-    #[error("the sandbox cannot set up TLS: {0}")]
+    #[error("the sandbox cannot set up TLS")]
     Tls(#[from] rustls::Error),
     /// The authority's certificate cannot be written.
-    #[error("the sandbox cannot write its CA certificate to {}: {source}", file.display())]
+    #[error("the sandbox cannot write its CA certificate to {}", file.display())]
     CaFile {
         /// The file that was asked for.
         file: PathBuf,
@@ -113,7 +119,7 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// The URLs cannot be printed.
-    #[error("the sandbox cannot print where it listens: {0}")]
+    #[error("the sandbox cannot print where it listens")]
     Print(#[source] io::Error),
 }
 
@@ -247,7 +253,10 @@ impl listen::Host for Levers {
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SandboxError> {
-    let failed = |source| SandboxError::Listen { address, source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => SandboxError::InUse(address),
+        _ => SandboxError::Listen { address, source },
+    };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))

@@ -4,6 +4,8 @@
 //! a request never crosses threads. [`Server::stop`] drains: for a moment new connections are still
 //! taken and every answer says `Connection: close`, so that clients go by themselves; then idle
 //! connections are closed and requests in flight finish.
+//!
+//! [`Proxy`]: crate::proxy::Proxy
 
 mod connection;
 mod listen;

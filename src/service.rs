@@ -5,12 +5,15 @@
 //! first the workers drain, which may need tokens still; then a renewal under way is finished and
 //! stored.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use rustls::ClientConfig;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::info;
 
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
@@ -18,6 +21,7 @@ use crate::server::{Server, ServerError};
 use crate::settings::{Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::{StoreError, TokenStore};
+use crate::token::Generation;
 use crate::token::identities::Identities;
 use crate::upstream::{TlsError, Trust, client_config};
 
@@ -60,8 +64,11 @@ impl Service {
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);
             async move {
-                // An error says that the service was dropped, which ends it too.
-                identities.run(async { drop(ending.await) }).await;
+                tokio::select! {
+                    // An error says that the service was dropped, which ends it too.
+                    () = identities.run(async { drop(ending.await) }) => {}
+                    () = tell_when_ready(&identities) => {}
+                }
             }
         });
         Ok(Self { server, identities, keepers, end_keepers })
@@ -87,6 +94,17 @@ impl Service {
         let _ = self.end_keepers.send(());
         self.keepers.await.expect("keepers do not panic");
     }
+}
+
+/// Logs each identity's first token. It never returns.
+async fn tell_when_ready(identities: &Identities) {
+    let each = identities.iter().map(|(_, keeper)| async {
+        keeper.became_usable().await;
+        let generation = keeper.status().generation.map(Generation::number);
+        info!(identity = keeper.name(), generation, "ready");
+    });
+    join_all(each).await;
+    pending::<()>().await;
 }
 
 /// The identities of `settings`, with their store and their token endpoint.

@@ -9,6 +9,8 @@ use crate::settings::{
     Settings, StoreSettings, UpstreamSettings, Warning,
 };
 
+pub(super) mod online;
+
 /// Prints the summary and the warnings to `out`. A reader that has enough (`| head`) is no failure.
 pub(super) fn run(
     settings: &Settings,

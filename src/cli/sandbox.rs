@@ -8,49 +8,50 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::EXTENSION;
 use crate::clock::{Clock, Timestamp};
-use crate::sandbox::{Rules, Sandbox, SandboxError, SandboxOptions};
+use crate::sandbox::{Application, Rules, Sandbox, SandboxError, SandboxOptions, User};
 
 /// Options of the sandbox command.
 #[derive(Args, Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-pub struct SandboxArgs {
+pub(super) struct SandboxArgs {
     /// Where plain HTTP is served
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
-    pub listen: SocketAddr,
+    listen: SocketAddr,
     /// Where HTTPS is served, with a certificate of the sandbox's own authority
     #[arg(long, value_name = "ADDR")]
-    pub tls_listen: Option<SocketAddr>,
+    tls_listen: Option<SocketAddr>,
     /// Where the authority's certificate is written, for clients of the HTTPS listener
     #[arg(long, value_name = "FILE", requires = "tls_listen")]
-    pub ca_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
     /// Where the control surface is served
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8082")]
-    pub control: SocketAddr,
+    control: SocketAddr,
     /// The origin that links lead to, instead of the one that the caller used
     #[arg(long, value_name = "URL")]
-    pub public_base: Option<String>,
+    public_base: Option<String>,
     /// How long access tokens live [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub access_token_ttl: Option<Duration>,
+    access_token_ttl: Option<Duration>,
     /// How long refresh tokens live [default: 7days]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub refresh_token_ttl: Option<Duration>,
+    refresh_token_ttl: Option<Duration>,
     /// Limit neither API nor token requests
     #[arg(long)]
-    pub no_rate_limits: bool,
+    no_rate_limits: bool,
     /// End a session when one of its refresh tokens comes a second time
     #[arg(long)]
-    pub strict_rotation: bool,
+    strict_rotation: bool,
     /// Let the old access token live on after a refresh
     #[arg(long)]
-    pub old_access_token_lives: bool,
+    old_access_token_lives: bool,
     /// Keep RingCentral's own hosts in links
     #[arg(long)]
-    pub ringcentral_links: bool,
+    ringcentral_links: bool,
     /// Stand still in time, except when the control surface moves the clock
     #[arg(long)]
-    pub manual_clock: bool,
+    manual_clock: bool,
 }
 
 impl SandboxArgs {
@@ -86,7 +87,7 @@ impl SandboxArgs {
 }
 
 /// Serves until `shutdown` is done.
-pub async fn run(
+pub(super) async fn run(
     args: SandboxArgs,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), SandboxError> {
@@ -101,29 +102,40 @@ pub async fn run(
     Ok(())
 }
 
-/// Tells where the sandbox is and what opens it.
+/// Tells where the sandbox is, what opens it, and how to try it.
 fn introduce(sandbox: &Sandbox, to: &mut impl Write) -> io::Result<()> {
-    let rules = sandbox.control().rules();
-    writeln!(to, "RC_SERVER_URL={}", sandbox.url())?;
-    for application in &rules.applications {
-        let secret = application.client_secret.as_deref();
-        writeln!(to, "RC_APP_CLIENT_ID={}", application.client_id)?;
-        writeln!(to, "RC_APP_CLIENT_SECRET={}", secret.unwrap_or("(none: a public client)"))?;
-    }
+    let (rules, url) = (sandbox.control().rules(), sandbox.url());
+    writeln!(to, "This sandbox plays RingCentral. What RingCentral's sample apps need to use it:")?;
+    writeln!(to, "RC_SERVER_URL={url}")?;
+    let (app, user) = (Application::demo(), User::demo());
+    let (id, secret) = (app.client_id, app.client_secret.unwrap_or_default());
+    let jwt = user.jwt.unwrap_or_default();
+    writeln!(to, "RC_APP_CLIENT_ID={id}\nRC_APP_CLIENT_SECRET={secret}\nRC_USER_JWT={jwt}\n")?;
+    writeln!(to, "more users: the JWTs sandbox-jwt-1, sandbox-jwt-2, …")?;
     for user in &rules.users {
-        writeln!(to, "RC_USER_JWT={}", user.jwt.as_deref().unwrap_or_default())?;
         let extension = user.extension.as_deref().unwrap_or_default();
         writeln!(to, "password login: {} ext {extension} {}", user.username, user.password)?;
     }
-    writeln!(to, "any number of users: sandbox-jwt-1, sandbox-jwt-2, …")?;
+    for public in rules.applications.iter().filter(|app| app.client_secret.is_none()) {
+        writeln!(to, "client id without secret, for PKCE: {}", public.client_id)?;
+    }
     if let Some(url) = sandbox.tls_url() {
         writeln!(to, "HTTPS: {url}")?;
     }
     if let Some(url) = sandbox.control_url() {
         writeln!(to, "control: {url}/")?;
     }
-    Ok(())
+    writeln!(to, "\nTry it: a token, then a request with it")?;
+    writeln!(
+        to,
+        "  TOKEN=$(curl -s -u {id}:{secret} -d grant_type={JWT_BEARER} -d assertion={jwt} \
+         {url}/restapi/oauth/token | sed 's/.*\"access_token\": *\"\\([^\"]*\\).*/\\1/')"
+    )?;
+    writeln!(to, "  curl -s -H \"Authorization: Bearer $TOKEN\" {url}{EXTENSION}")?;
+    writeln!(to, "\nCtrl-C ends it.")
 }
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 fn now() -> Timestamp {
     Clock::system().now()

@@ -1,5 +1,6 @@
 //! `serve`: run the proxy until it is told to end.
 
+use std::fmt::{self, Display};
 use std::future::pending;
 use std::io;
 
@@ -9,29 +10,52 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::clock::Clock;
 use crate::service::Service;
-use crate::settings::{Settings, Warning};
+use crate::settings::{ConfigSource, Settings, StoreSettings, Warning};
 use crate::telemetry;
 
-pub(super) fn run(settings: &Settings, warnings: &[Warning]) -> Result<(), Failure> {
+pub(super) fn run(
+    settings: &Settings,
+    warnings: &[Warning],
+    source: &ConfigSource,
+) -> Result<(), Failure> {
     telemetry::start(&settings.log);
+    announce(settings, source);
     for warning in warnings {
         warn!("{warning}");
     }
     runtime()?.block_on(async {
         let service = Service::start(settings, &Clock::system())?;
+        let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
         for address in service.addresses() {
-            let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
-            info!(url = %format_args!("{scheme}://{address}"), upstream = %settings.upstream.origin, "listening");
+            info!(url = %format_args!("{scheme}://{address}"), "listening");
         }
-        let signal = asked_to_end().await.map_err(Failure::Signals)?;
-        info!(signal, "draining; once more to end at once");
-        tokio::select! {
-            () = service.stop() => {}
-            _ = asked_to_end() => return Err(Failure::Cut),
-        }
-        info!("ended");
-        Ok(())
+        until_asked_to_end(service).await
     })
+}
+
+/// Whoever reads the log at night has neither the command line nor the file at hand.
+fn announce(settings: &Settings, source: &ConfigSource) {
+    let StoreSettings::File { directory } = &settings.store;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = %Origin(source),
+        upstream = %settings.upstream.origin,
+        identities = %Names(settings),
+        store = %directory.display(),
+        "starting"
+    );
+}
+
+/// Serves until a signal, then ends in the order that loses nothing; at once on a second signal.
+pub(super) async fn until_asked_to_end(service: Service) -> Result<(), Failure> {
+    let signal = asked_to_end().await.map_err(Failure::Signals)?;
+    info!(signal, "draining: what is under way is finished; once more to end at once");
+    tokio::select! {
+        () = service.stop() => {}
+        _ = asked_to_end() => return Err(Failure::Cut),
+    }
+    info!("ended");
+    Ok(())
 }
 
 /// The control thread's runtime: keepers and signals, no requests.
@@ -47,5 +71,35 @@ pub(super) async fn asked_to_end() -> io::Result<&'static str> {
         Some(()) = terminate.recv() => Ok("SIGTERM"),
         Some(()) = interrupt.recv() => Ok("SIGINT"),
         else => pending().await,
+    }
+}
+
+/// Where the configuration came from.
+struct Origin<'a>(&'a ConfigSource);
+
+impl Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ConfigSource::File(path) => path.display().fmt(f),
+            ConfigSource::Text(_) => f.write_str("built in"),
+            ConfigSource::Environment => f.write_str("environment variables"),
+        }
+    }
+}
+
+/// The identities' names, as many as a line bears.
+struct Names<'a>(&'a Settings);
+
+impl Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        let identities = &self.0.identities;
+        for (index, identity) in identities.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{}", if index > 0 { ", " } else { "" }, identity.name)?;
+        }
+        match identities.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }

@@ -44,9 +44,14 @@ impl Record {
         })))
     }
 
-    pub(super) fn answered(&mut self, identity: &str, generation: Generation) {
+    pub(super) fn identified(&mut self, identity: &str) {
         if let Some(line) = &mut self.0 {
             identity.clone_into(&mut line.identity);
+        }
+    }
+
+    pub(super) fn answered(&mut self, generation: Generation) {
+        if let Some(line) = &mut self.0 {
             line.generation = generation;
             line.upstream_ms = Some(millis(line.watch));
         }

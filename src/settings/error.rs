@@ -13,7 +13,7 @@ use crate::secret::SecretError;
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum SettingsError {
     #[error(
-        "no configuration: {} not set; set {}, or name a file with --config",
+        "no configuration: {} not set; set {}, or name a file with --config; `ringbearer demo` needs neither",
         is_or_are(missing), if missing.len() == 1 { "it" } else { "them" }
     )]
     NoConfiguration { missing: Vec<&'static str> },

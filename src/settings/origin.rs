@@ -42,7 +42,7 @@ impl Origin {
     ///
     /// # Panics
     /// If `path` is not a path.
-    pub(super) fn uri(&self, path: &'static str) -> Uri {
+    pub fn uri(&self, path: &'static str) -> Uri {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if self.tls { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(self.authority.clone());

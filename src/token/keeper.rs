@@ -1,7 +1,7 @@
 //! One identity's token, as the threads that serve requests see it: a slot to read, a way to wait,
 //! and the two reports that matter, "refused" and "accepted".
 //!
-//! The renewing itself happens elsewhere, in the identity's own [`driver`] task. A caller only
+//! The renewing itself happens elsewhere, in the identity's own `driver` task. A caller only
 //! leaves a mark and watches: a thousand callers cost one renewal, and one that goes away ends none.
 
 use std::sync::Arc;
@@ -114,6 +114,19 @@ impl Keeper {
     /// through back-off and penalties; the caller bounds it.
     pub async fn wait_usable(&self) -> Result<(), Unavailable> {
         self.watch(View::sight_of_usable).await
+    }
+
+    /// Waits for a usable token or for the first failure to get one, whichever comes first; for
+    /// those who would rather know than wait.
+    pub async fn first_outcome(&self) -> Result<(), Unavailable> {
+        self.watch(View::sight_of_outcome).await
+    }
+
+    /// Returns once there is a usable token, without hurrying anybody to get one.
+    pub async fn became_usable(&self) {
+        let mut view = self.view.subscribe();
+        let usable = view.wait_for(|view| view.usable(self.clock.now()));
+        drop(usable.await.expect("self holds the sender"));
     }
 
     /// Reports that RingCentral refused the token of `generation`, and waits for a later one.
@@ -243,6 +256,15 @@ impl View {
             _ if self.usable(now) => Sight::Usable,
             Standing::NeedsLogin(_) => Sight::Never(self.unavailable(now)),
             _ => Sight::Later,
+        }
+    }
+
+    fn sight_of_outcome(&self, now: Timestamp) -> Sight {
+        let elsewhere = |error: &Arc<TokenError>| matches!(**error, TokenError::LeaseHeld);
+        match &self.error {
+            _ if self.usable(now) => Sight::Usable,
+            Some(error) if !elsewhere(error) => Sight::Never(self.unavailable(now)),
+            _ => self.sight_of_usable(now),
         }
     }
 

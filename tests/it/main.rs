@@ -1,6 +1,8 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod commands;
 mod main_path;
+mod readme;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;

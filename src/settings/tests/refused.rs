@@ -273,11 +273,11 @@ fn an_incomplete_environment_lists_what_is_missing() {
     };
     assert_eq!(
         refusal(&["RC_USER_JWT"]),
-        "no configuration: RC_APP_CLIENT_ID, RC_APP_CLIENT_SECRET are not set; set them, or name a file with --config"
+        "no configuration: RC_APP_CLIENT_ID, RC_APP_CLIENT_SECRET are not set; set them, or name a file with --config; `ringbearer demo` needs neither"
     );
     assert_eq!(
         refusal(&["RINGCENTRAL_CLIENT_ID", "RC_APP_CLIENT_SECRET"]),
-        "no configuration: RC_USER_JWT is not set; set it, or name a file with --config"
+        "no configuration: RC_USER_JWT is not set; set it, or name a file with --config; `ringbearer demo` needs neither"
     );
     assert_eq!(
         refusal(&["RC_APP_CLIENT_ID", "RC_APP_CLIENT_SECRET", "RC_USER_JWT"]),

@@ -17,6 +17,7 @@ use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::oauth::grant::Grant;
 use crate::store::{Provenance, TokenStore};
+use crate::telemetry::chain;
 use crate::token::lifecycle::{
     Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source,
 };
@@ -268,7 +269,7 @@ impl Driver {
         if failure == Failure::LeaseHeld {
             debug!(identity = name, "{error}");
         } else {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let cause = std::error::Error::source(&error).map(chain);
             warn!(identity = name, cause, "{error}");
         }
         self.error = Some(Arc::new(error));

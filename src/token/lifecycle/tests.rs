@@ -435,7 +435,8 @@ proptest! {
         // The server recovers, a request waits: a token comes within the longest wait there is.
         let deadline = bench.now + Duration::from_secs(2000);
         bench.note(Signal::Wanted);
-        if let Action::Rest(_) = action {
+        if matches!(action, Action::Rest(_)) {
+            // A signal ends a rest; the machine thinks again.
             action = bench.step(Event::Time);
         }
         while bench.machine.offered(bench.now).is_none() {

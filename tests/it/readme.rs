@@ -1,0 +1,78 @@
+//! The README against the code: what it lists exists, what exists is listed, what it shows parses.
+
+use std::collections::BTreeSet;
+
+use clap::Parser;
+use ringbearer::cli::Cli;
+use ringbearer::settings::{ConfigSource, Overrides, Settings};
+use ringbearer::telemetry::chain;
+
+const README: &str = include_str!("../../README.md");
+const ERRORS: &str = include_str!("../../src/proxy/error.rs");
+const REPLAY: &str = include_str!("../../src/proxy/replay.rs");
+
+#[test]
+fn every_error_code_is_explained_and_every_explained_one_exists() {
+    assert_eq!(codes(README), codes(ERRORS));
+}
+
+#[test]
+fn every_reason_against_a_replay_is_explained() {
+    let values = REPLAY.lines().filter_map(|line| line.split_once("=> \"no; "));
+    let values: Vec<_> = values.map(|(_, value)| value.trim_end_matches("\",")).collect();
+    assert_eq!(values.len(), 6, "{values:?}");
+    for value in values {
+        assert!(README.contains(&format!("`no; {value}`")), "{value}");
+    }
+}
+
+#[test]
+fn every_configuration_is_one() {
+    let shown = blocks("toml");
+    assert!(!shown.is_empty());
+    for toml in shown {
+        let environment = |_: &str| Some("/tmp".to_owned());
+        let source = ConfigSource::Text(toml.clone());
+        if let Err(error) = Settings::load(&source, Overrides::default(), &environment) {
+            panic!("{}\n{toml}", chain(&error));
+        }
+    }
+}
+
+#[test]
+fn every_command_line_is_understood() {
+    let shown: Vec<_> = blocks("sh").iter().flat_map(|block| commands(block)).collect();
+    assert!(shown.len() > 5, "{shown:?}");
+    for words in shown {
+        if let Err(error) = Cli::try_parse_from(&words) {
+            panic!("{words:?}: {error}");
+        }
+    }
+}
+
+fn codes(text: &str) -> BTreeSet<&str> {
+    text.match_indices("RBR-")
+        .filter_map(|(at, _)| text.get(at..at + 7))
+        .filter(|code| code[4..].bytes().all(|byte| byte.is_ascii_digit()))
+        .collect()
+}
+
+/// What stands between ```` ```language ```` and the next fence.
+fn blocks(language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    let parts = README.split(&opening).skip(1);
+    parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// The lines that run this program, in words: without comments and without assignments before it.
+fn commands(block: &str) -> Vec<Vec<String>> {
+    let joined = block.replace("\\\n", " ");
+    let line = |line: &str| {
+        let line = line.split(" #").next().unwrap();
+        let line = line.replace("cargo run --release --", "ringbearer");
+        let words = line.split_whitespace().skip_while(|word| word.contains('='));
+        let words: Vec<_> = words.map(str::to_owned).collect();
+        (words.first().is_some_and(|first| first == "ringbearer")).then_some(words)
+    };
+    joined.lines().filter_map(line).collect()
+}
