@@ -209,7 +209,8 @@ impl Proxy {
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
         headers::to_upstream(&mut fields, Injected { bearer: &token.value, host, via });
         let content = Replayable::new(content, &self.limits.keep);
-        Exchange::new(identity, head.method, head.uri, fields, content)
+        let bearer = token.value.clone();
+        Exchange::new(identity, head.method, head.uri, fields, bearer, content)
     }
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.

@@ -52,10 +52,12 @@ pub const IDENTITY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-ide
 /// they do with `;parameters`, so the path is judged after all of it.
 fn manages_tokens(path: &str) -> bool {
     let bytes = path.as_bytes();
-    let oauth_at =
-        |at: usize| bytes[at..].get(..5).is_some_and(|s| s.eq_ignore_ascii_case(b"oauth"));
-    let suspicious = memchr::memchr3(b'%', b'\\', b';', bytes).is_some()
-        || memchr::memchr2_iter(b'o', b'O', bytes).any(oauth_at);
+    // One pass over a few dozen bytes: less than the set-up of a vectorised search.
+    let suspicious = bytes.iter().enumerate().any(|(at, byte)| match byte {
+        b'%' | b'\\' | b';' => true,
+        b'o' | b'O' => bytes[at..].get(..5).is_some_and(|s| s.eq_ignore_ascii_case(b"oauth")),
+        _ => false,
+    });
     suspicious && is_token_endpoint(&canonical(path))
 }
 
