@@ -1,5 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod herd;
+mod identities;
 mod main_path;
 mod sandbox_api;
 mod sandbox_faults;
