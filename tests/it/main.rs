@@ -3,6 +3,7 @@
 mod herd;
 mod identities;
 mod main_path;
+mod renewal;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;
