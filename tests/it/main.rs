@@ -2,6 +2,7 @@
 
 mod herd;
 mod identities;
+mod lifecycle_errors;
 mod main_path;
 mod renewal;
 mod sandbox_api;
