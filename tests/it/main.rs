@@ -1,9 +1,11 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod crash;
 mod herd;
 mod identities;
 mod lifecycle_errors;
 mod main_path;
+mod process;
 mod renewal;
 mod sandbox_api;
 mod sandbox_faults;
