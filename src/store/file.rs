@@ -109,15 +109,15 @@ impl Directory {
             attempt("create", path, made)?;
         }
         let metadata = attempt("examine", path, fs::metadata(path))?;
-        let fault = match () {
-            () if !metadata.is_dir() => "is not a directory",
+        let nested = "name a directory inside it instead, and it is created with mode 0700";
+        let (fault, cure) = match () {
+            () if !metadata.is_dir() => ("is not a directory", "remove it, or name another path"),
             () if metadata.uid() != rustix::process::geteuid().as_raw() => {
-                "belongs to another user"
+                ("belongs to another user", nested)
             }
-            () if metadata.mode() & 0o022 != 0 => "may be written by others",
+            () if metadata.mode() & 0o022 != 0 => ("may be written by others", nested),
             () => return Ok(()),
         };
-        let cure = "name a directory inside it instead, and it is created with mode 0700";
         Err(StoreError::Unsafe { path: path.clone(), fault, cure })
     }
 

@@ -55,6 +55,8 @@ pub struct KeeperStatus {
     pub expires_at: Option<Timestamp>,
     /// When that set's refresh token ends, if it has one and the server said so.
     pub refresh_expires_at: Option<Timestamp>,
+    /// How many requests wait for a token.
+    pub waiting: usize,
     /// The last failure since that set was obtained.
     pub last_error: Option<Arc<TokenError>>,
 }
@@ -167,6 +169,7 @@ impl Keeper {
             generation: view.latest.map(|known| known.generation),
             expires_at: view.latest.map(|known| known.expires_at),
             refresh_expires_at: view.latest.and_then(|known| known.refresh.flatten()),
+            waiting: self.signals.waiting.load(Ordering::Relaxed),
             last_error: view.error.clone(),
         }
     }

@@ -1,8 +1,14 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod commands;
+mod crash;
+mod herd;
+mod identities;
+mod lifecycle_errors;
 mod main_path;
+mod process;
 mod readme;
+mod renewal;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;

@@ -1,21 +1,32 @@
 //! Everything a test of the proxy needs: a sandbox, a proxy in front of it, a client, one clock.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringbearer::clock::{Clock, Timestamp};
-use ringbearer::sandbox::{Control, Rules, Sandbox, SandboxOptions};
+use ringbearer::sandbox::{Arrival, Control, Rules, Sandbox, SandboxOptions};
 use ringbearer::service::Service;
 use ringbearer::settings::{ConfigSource, Overrides, Settings};
 use ringbearer::token::keeper::KeeperStatus;
+use ringbearer::token::lifecycle::Standing;
 use tempfile::TempDir;
 
 /// When every test starts.
 pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 /// The sandbox's resource that answers with what arrived.
 pub(crate) const ECHO: &str = "/restapi/v1.0/sandbox/echo";
+
+/// An identity that has nothing but a refresh token, from a login made at the sandbox itself.
+pub(crate) const REFRESH_IDENTITY: &str = "refresh_token = \"{refresh_token}\"";
+/// The clock jumps, and nobody should lose a kept connection to that.
+pub(crate) const LONG_IDLE: &str = "client_idle_timeout = \"1h\"\n";
+/// For `[upstream]` where the clock moves faster than connections come about.
+pub(crate) const PATIENT: &str = "connect_timeout = \"5m\"\nresponse_timeout = \"5m\"\n";
 
 /// A sandbox and a proxy in front of it.
 pub(crate) struct Environment {
@@ -24,15 +35,16 @@ pub(crate) struct Environment {
     pub(crate) client: reqwest::Client,
     pub(crate) clock: Clock,
     settings: Settings,
-    _files: Arc<TempDir>,
+    files: Arc<TempDir>,
 }
 
 /// What a test wants to be different.
 pub(crate) struct Wishes {
     pub(crate) rules: Rules,
-    /// Lines of TOML for `[proxy]`, `[upstream]`, `[identity.test]`.
+    /// Lines of TOML for `[proxy]`, `[upstream]`, `[application.test]`, `[identity.test]`.
     pub(crate) proxy: String,
     pub(crate) upstream: String,
+    pub(crate) application: String,
     pub(crate) identity: String,
     /// Whether proxy and sandbox speak TLS with each other.
     pub(crate) tls_upstream: bool,
@@ -44,8 +56,9 @@ impl Default for Wishes {
     fn default() -> Self {
         Self {
             rules: Rules::unlimited(),
-            proxy: String::new(),
+            proxy: LONG_IDLE.into(),
             upstream: String::new(),
+            application: String::new(),
             identity: r#"jwt = "sandbox-jwt""#.into(),
             tls_upstream: false,
             manual_clock: true,
@@ -69,10 +82,20 @@ impl Environment {
             ..SandboxOptions::default()
         };
         let sandbox = Sandbox::start(options).await.unwrap();
-        let settings = settings(&wishes, &sandbox, &files);
-        let proxy = Service::start(&settings, &clock).unwrap();
         let client = client();
-        Self { sandbox, proxy: Some(proxy), client, clock, settings, _files: files }
+        let mut identity = wishes.identity.clone();
+        if identity.contains("{refresh_token}") {
+            let token = log_in(&client, &sandbox).await;
+            identity = identity.replace("{refresh_token}", &token);
+        }
+        let settings = settings(&Wishes { identity, ..wishes }, &sandbox, &files);
+        let proxy = Service::start(&settings, &clock).unwrap();
+        Self { sandbox, proxy: Some(proxy), client, clock, settings, files }
+    }
+
+    /// An identity that lives in one session, which has to be refreshed.
+    pub(crate) async fn refreshing() -> Self {
+        Self::with(Wishes { identity: REFRESH_IDENTITY.into(), ..Wishes::default() }).await
     }
 
     pub(crate) fn proxy(&self) -> &Service {
@@ -111,9 +134,34 @@ impl Environment {
         identities.keeper(identities.only().unwrap()).status()
     }
 
-    /// Ends the proxy gracefully.
+    /// Where the sessions are kept.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.files.path().join("store")
+    }
+
+    /// The stored session as it is in its file.
+    pub(crate) fn stored(&self) -> String {
+        std::fs::read_to_string(self.store().join("test.json")).unwrap()
+    }
+
+    /// Ends the proxy gracefully. A manual clock goes on meanwhile, because the end takes time.
     pub(crate) async fn stop_proxy(&mut self) {
-        self.proxy.take().expect("the proxy runs").stop().await;
+        let mut stop = pin!(self.proxy.take().expect("the proxy runs").stop());
+        let patience = async || {
+            for _ in 0..100 {
+                settle().await;
+            }
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return,
+                () = patience() => {}
+            }
+            if self.clock.is_manual() {
+                self.clock.advance(Duration::from_millis(500));
+            }
+        }
     }
 
     /// Starts the proxy again, on the same files.
@@ -121,10 +169,54 @@ impl Environment {
         self.proxy = Some(Service::start(&self.settings, &self.clock).unwrap());
     }
 
-    /// Moves the clock second by second, so that everything that waits gets its turn.
+    /// Ends everything, and passes on the panic of any task that panicked.
+    pub(crate) async fn finish(mut self) {
+        self.stop_proxy().await;
+        self.sandbox.stop().await;
+    }
+
+    /// Moves the clock second by second, and lets everything come to rest after each.
     pub(crate) async fn pass(&self, time: Duration) {
         for _ in 0..time.as_secs() {
             self.clock.advance(Duration::from_secs(1));
+            self.rest().await;
+        }
+    }
+
+    /// Returns when no keeper can go on without time passing or somebody asking. Not to be called
+    /// while the sandbox holds a token request back.
+    pub(crate) async fn rest(&self) {
+        let busy =
+            |status: KeeperStatus| matches!(status.state, Standing::Starting | Standing::Renewing);
+        loop {
+            settle().await;
+            let identities = self.proxy().identities();
+            if !identities.iter().any(|(_, keeper)| busy(keeper.status())) {
+                return;
+            }
+        }
+    }
+
+    /// The answer to a request that is answered only when its time is over.
+    pub(crate) async fn get_in_time(&self, target: &str) -> reqwest::Response {
+        let waiting = tokio::spawn(self.client.get(self.url(target)).send());
+        self.until(|status| status.waiting > 0).await;
+        while !waiting.is_finished() {
+            self.clock.advance(Duration::from_millis(500));
+            for _ in 0..50 {
+                settle().await;
+            }
+        }
+        waiting.await.unwrap().unwrap()
+    }
+
+    /// Returns when the identity's status is as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&KeeperStatus) -> bool) -> KeeperStatus {
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
             settle().await;
         }
     }
@@ -136,9 +228,46 @@ pub(crate) async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
+    std::thread::yield_now();
 }
 
-/// A client that follows nothing and pools nothing it was not told to.
+/// The refresh token of a new session, had at the sandbox itself.
+pub(crate) async fn log_in(client: &reqwest::Client, sandbox: &Sandbox) -> String {
+    let request = client.post(format!("{}/restapi/oauth/token", sandbox.url()));
+    let request = request.basic_auth("sandbox-client", Some("sandbox-secret")).form(&[
+        ("grant_type", "password"),
+        ("username", "+15551230001"),
+        ("password", "sandbox-password"),
+    ]);
+    let answer = json(request.send().await.unwrap()).await;
+    answer["refresh_token"].as_str().expect("the login is granted").to_owned()
+}
+
+/// The content of an answer.
+pub(crate) async fn json(answer: reqwest::Response) -> serde_json::Value {
+    serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+}
+
+/// What became of each send, by request target: a target that carries a number names one request
+/// of one client.
+pub(crate) fn sends(log: &[Arrival]) -> BTreeMap<&str, Vec<Option<u16>>> {
+    let mut sends = BTreeMap::<_, Vec<_>>::new();
+    for arrival in log.iter().filter(|arrival| arrival.target.starts_with(ECHO)) {
+        sends.entry(arrival.target.as_str()).or_default().push(arrival.status);
+    }
+    sends
+}
+
+/// The sessions that API requests were let in with.
+pub(crate) fn sessions(log: &[Arrival]) -> Vec<u64> {
+    let api = log.iter().filter(|arrival| arrival.target.starts_with(ECHO));
+    let mut sessions: Vec<_> = api.filter_map(|arrival| arrival.session).collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    sessions
+}
+
+/// A client that follows nothing. Each has connections of its own.
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .tls_backend_preconfigured(trusting_nobody())
@@ -157,20 +286,20 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
         Some(url) => {
             let ca = files.path().join("ca.pem");
             std::fs::write(&ca, sandbox.ca_pem().unwrap()).unwrap();
-            (url, format!("ca_file = '{}'\n", ca.display()))
+            (url, format!("ca_file = {:?}\n", ca.to_str().unwrap()))
         }
         None => (sandbox.url(), String::new()),
     };
     let store = files.path().join("store");
-    let store = store.display();
+    let store = store.to_str().unwrap();
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{}\n\
          [upstream]\nurl = \"{url}\"\n{ca}{}\n\
          [application.test]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
-         token_requests_per_minute = 1000\n\
+         token_requests_per_minute = 1000\n{}\n\
          [identity.test]\n{}\n\
-         [store]\ndirectory = '{store}'\n",
-        wishes.proxy, wishes.upstream, wishes.identity,
+         [store]\ndirectory = {store:?}\n",
+        wishes.proxy, wishes.upstream, wishes.application, wishes.identity,
     );
     match Settings::load(&ConfigSource::Text(text), Overrides::default(), &|_| None) {
         Ok((settings, _)) => settings,

@@ -1,0 +1,146 @@
+//! The real program as a child process, before a sandbox whose clock the test moves.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use ringbearer::clock::Clock;
+use ringbearer::sandbox::{Control, Rules, Sandbox, SandboxOptions};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::support::{START, client, log_in};
+
+/// A sandbox, and the configuration of a proxy before it whose identity has only a refresh token.
+pub(crate) struct Site {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) clock: Clock,
+    pub(crate) client: reqwest::Client,
+    files: TempDir,
+}
+
+/// A running proxy. It is killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    address: SocketAddr,
+    log: UnboundedReceiver<String>,
+}
+
+impl Site {
+    pub(crate) async fn new() -> Self {
+        let clock = Clock::manual(START);
+        let options = SandboxOptions {
+            clock: clock.clone(),
+            rules: Rules::unlimited(),
+            ..SandboxOptions::default()
+        };
+        let sandbox = Sandbox::start(options).await.unwrap();
+        let (client, files) = (client(), TempDir::new().unwrap());
+        let token = log_in(&client, &sandbox).await;
+        let config = format!(
+            "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n\
+             [upstream]\nurl = \"{}\"\n\
+             [application.test]\nclient_id = \"sandbox-client\"\n\
+             client_secret = \"sandbox-secret\"\ntoken_requests_per_minute = 1000\n\
+             [identity.test]\nrefresh_token = \"{token}\"\n\
+             [store]\ndirectory = \"store\"\n\
+             [log]\nformat = \"json\"\n",
+            sandbox.url()
+        );
+        std::fs::write(files.path().join("proxy.toml"), config).unwrap();
+        Self { sandbox, clock, client, files }
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        self.sandbox.control()
+    }
+
+    /// The stored session as it is in its file.
+    pub(crate) fn stored(&self) -> String {
+        std::fs::read_to_string(self.store()).unwrap()
+    }
+
+    fn store(&self) -> PathBuf {
+        self.files.path().join("store/test.json")
+    }
+
+    /// Starts the program, and returns when it listens.
+    pub(crate) async fn start(&self) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringbearer"))
+            .arg("--config")
+            .arg(self.files.path().join("proxy.toml"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (lines, log) = unbounded_channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // The test may have seen enough.
+                let _ = lines.send(line);
+            }
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut process = Process { child, address, log };
+        let line = process.says("listening").await;
+        let url = line["url"].as_str().unwrap().trim_start_matches("http://");
+        process.address = url.parse().unwrap();
+        process
+    }
+
+    /// A request through the proxy.
+    pub(crate) fn get(&self, process: &Process, target: &str) -> reqwest::RequestBuilder {
+        self.client.get(format!("http://{}{target}", process.address))
+    }
+}
+
+impl Process {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for the line of the log with this message.
+    pub(crate) async fn says(&mut self, message: &str) -> serde_json::Value {
+        let mut before = Vec::new();
+        while let Some(line) = self.log.recv().await {
+            let Ok(json) = serde_json::from_str::<serde_json::Value>(&line) else {
+                before.push(line);
+                continue;
+            };
+            if json["message"].as_str().is_some_and(|said| said.starts_with(message)) {
+                return json;
+            }
+            before.push(line);
+        }
+        panic!("it ended before it said {message:?}, after\n{}", before.join("\n"));
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// Waits until it has ended by itself: its standard error closes.
+    pub(crate) async fn ended(mut self) -> ExitStatus {
+        while self.log.recv().await.is_some() {}
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
