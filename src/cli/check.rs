@@ -119,7 +119,7 @@ mod tests {
             "\
 listen       http://127.0.0.1:8080
 listen       http://0.0.0.0:80
-             2 workers, a request waits up to 10s for a token
+             2 workers, a request waits up to 15s for a token
 upstream     https://platform.ringcentral.com, HTTP/1.1
 application  crm: client id \"id\" with secret
              5 token requests a minute to https://platform.ringcentral.com/restapi/oauth/token

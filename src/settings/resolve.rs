@@ -67,7 +67,7 @@ fn proxy(
         listen,
         h2c: config.h2c.unwrap_or(false),
         workers,
-        token_wait: time("proxy.token_wait", config.token_wait, 10 * SECOND, 10 * MINUTE)?,
+        token_wait: time("proxy.token_wait", config.token_wait, 15 * SECOND, 10 * MINUTE)?,
         max_replay_bytes,
         replay_memory,
         client_idle_timeout: time(

@@ -43,7 +43,7 @@ fn the_least_configuration_gets_every_default() {
     let (settings, warnings) = load(LEAST).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(settings.proxy.listen, [SocketAddr::from(([127, 0, 0, 1], 8080))]);
-    assert_eq!(settings.proxy.token_wait, Duration::from_secs(10));
+    assert_eq!(settings.proxy.token_wait, Duration::from_secs(15));
     assert_eq!(settings.proxy.max_replay_bytes, 1 << 20);
     assert_eq!(settings.proxy.replay_memory, 64 << 20);
     assert_eq!(settings.upstream.origin.to_string(), "https://platform.ringcentral.com");

@@ -279,7 +279,8 @@ impl View {
         let lapsed = self.latest.is_some_and(|known| known.generation > generation);
         match self.standing {
             _ if self.refusals < ours => Sight::Later,
-            Standing::Starting | Standing::Renewing => Sight::Later,
+            // The guide: requests queue while a lost answer or a failing server is tried again.
+            Standing::Starting | Standing::Renewing | Standing::BackingOff(_) => Sight::Later,
             Standing::Resting if lapsed => Sight::Later,
             _ => Sight::Never(self.unavailable(now)),
         }
