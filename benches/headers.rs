@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ringbearer::proxy::headers::{Injected, to_client, to_upstream};
+use ringbearer::proxy::headers::{Found, Injected, to_client, to_upstream};
 
 /// What Python's `requests` sends through an app that has its own junk credential.
 const REQUEST: [(&str, &str); 9] = [
@@ -54,7 +54,12 @@ fn rewriting(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("to_upstream", |b| {
         let rewrite = |mut fields: HeaderMap| {
-            to_upstream(&mut fields, Injected { bearer: &bearer, host: Some(&host), via: &via });
+            let found = Found::in_request(&fields);
+            to_upstream(
+                &mut fields,
+                &found,
+                Injected { bearer: &bearer, host: Some(&host), via: &via },
+            );
             assert_eq!(fields.len(), REQUEST.len());
             fields
         };

@@ -7,7 +7,7 @@
 //! # The life of a request
 //!
 //! ```text
-//! accept (a worker thread) → access::admit: may this pass → headers::has_looped
+//! accept (a worker thread) → access::admit: may this pass → Found::has_looped
 //! → identity: the only one, or the one that X-Ringbearer-Identity names
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject

@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -32,7 +32,7 @@ use crate::upstream::{SendError, Upstream};
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
 use exchange::Exchange;
-use headers::Injected;
+use headers::{Found, Injected};
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
 
@@ -145,28 +145,29 @@ impl Proxy {
         let (head, content) = request.into_parts();
         access::admit(&head.method, &head.uri, head.version, &head.headers)
             .map_err(ProxyError::Refused)?;
-        if headers::has_looped(&head.headers, &self.names.pseudonym) {
+        let found = Found::in_request(&head.headers);
+        if found.has_looped(&head.headers, &self.names.pseudonym) {
             return Err(ProxyError::Loop);
         }
-        let identity = self.identity(&head.headers)?;
+        let identity = self.identity(found.identity(&head.headers))?;
         record.identified(self.identities.keeper(identity).name());
         let token = match self.current_token(identity) {
             Some(token) => token,
             None => Box::pin(self.awaited_token(identity)).await?,
         };
-        let mut exchange = self.prepare(head, content, identity, &token);
+        let mut exchange = self.prepare(head, content, &found, identity, token.value);
         let answer = self.send(&mut exchange).await?;
         record.answered(token.generation);
         if answer.status() == StatusCode::UNAUTHORIZED {
             // Boxed: rare, and its state would make every connection's future twice as large.
-            return Box::pin(self.heal(exchange, token, answer, record)).await;
+            return Box::pin(self.heal(exchange, token.generation, answer, record)).await;
         }
         self.note_accepted(identity, token.generation);
         Ok(to_client(answer))
     }
 
-    fn identity(&self, fields: &HeaderMap) -> Result<IdentityId, ProxyError> {
-        let Some(wanted) = fields.get(access::IDENTITY_FIELD) else {
+    fn identity(&self, wanted: Option<&HeaderValue>) -> Result<IdentityId, ProxyError> {
+        let Some(wanted) = wanted else {
             return self.identities.only().ok_or(ProxyError::NoIdentity);
         };
         let name = String::from_utf8_lossy(wanted.as_bytes());
@@ -202,14 +203,14 @@ impl Proxy {
         &self,
         head: Parts,
         content: Incoming,
+        found: &Found,
         identity: IdentityId,
-        token: &Token,
+        bearer: HeaderValue,
     ) -> Exchange {
         let mut fields = head.headers;
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
-        headers::to_upstream(&mut fields, Injected { bearer: &token.value, host, via });
+        headers::to_upstream(&mut fields, found, Injected { bearer: &bearer, host, via });
         let content = Replayable::new(content, &self.limits.keep);
-        let bearer = token.value.clone();
         Exchange::new(identity, head.method, head.uri, fields, bearer, content)
     }
 
@@ -232,7 +233,7 @@ impl Proxy {
     async fn heal(
         &self,
         mut exchange: Exchange,
-        token: Token,
+        generation: Generation,
         answer: Answer,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
@@ -245,18 +246,16 @@ impl Proxy {
         match replay::verdict(&refusal, exchange.content()) {
             Verdict::Relay(reason) => Ok(not_replayed(refused, reason)),
             Verdict::RenewAndRelay(reason) => {
-                self.renew_meanwhile(exchange.identity(), token.generation);
+                self.renew_meanwhile(exchange.identity(), generation);
                 Ok(not_replayed(refused, reason))
             }
-            Verdict::Replay => {
-                match self.newer_token(exchange.identity(), token.generation).await {
-                    None => Ok(not_replayed(refused, Reason::NoNewerToken)),
-                    Some(newer) => {
-                        drop(refused);
-                        self.replay(&mut exchange, newer, record).await
-                    }
+            Verdict::Replay => match self.newer_token(exchange.identity(), generation).await {
+                None => Ok(not_replayed(refused, Reason::NoNewerToken)),
+                Some(newer) => {
+                    drop(refused);
+                    self.replay(&mut exchange, newer, record).await
                 }
-            }
+            },
         }
     }
 

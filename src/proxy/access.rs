@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, HeaderMap, HeaderName};
+use http::header::{HOST, HeaderMap};
 use http::{Method, Uri, Version};
 
 /// Why a request goes no further.
@@ -42,9 +42,6 @@ pub fn admit(
     }
     if manages_tokens(path) { Err(Refusal::TokenManagement) } else { Ok(()) }
 }
-
-/// The field by which a client names the identity it wants, where there is more than one.
-pub const IDENTITY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-identity");
 
 /// Whether any reading of `path` leads to an endpoint that hands out or ends tokens.
 ///

@@ -22,9 +22,11 @@ pub struct Injected<'a> {
     pub via: &'a HeaderValue,
 }
 
+/// The field by which a client names the identity it wants, where there is more than one.
+pub const IDENTITY_FIELD: &str = "x-ringbearer-identity";
+
 /// Makes a client's fields fit to be sent to RingCentral.
-pub fn to_upstream(fields: &mut HeaderMap, injected: Injected<'_>) {
-    let found = Found::by(fields, of_request);
+pub fn to_upstream(fields: &mut HeaderMap, found: &Found, injected: Injected<'_>) {
     let trailers = found.trailers(fields);
     found.strip(fields);
     if found.cookie {
@@ -49,14 +51,6 @@ pub fn to_client(fields: &mut HeaderMap) {
     trailers.restore(fields);
 }
 
-/// Whether a request has been through this very proxy before (`pseudonym` is unique to it).
-pub fn has_looped(fields: &HeaderMap, pseudonym: &str) -> bool {
-    fields
-        .get_all(VIA)
-        .iter()
-        .any(|value| memchr::memmem::find(value.as_bytes(), pseudonym.as_bytes()).is_some())
-}
-
 /// What a field means to an intermediary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -70,18 +64,43 @@ enum Kind {
     Trailers,
     /// It passes, in one line.
     Cookie,
+    /// It passes, and says where the message has been.
+    Via,
+    /// It ends here, and says as whom the client calls.
+    Identity,
 }
 
-/// One look at all field names, so that what is not there costs no look-up.
-#[derive(Default)]
-struct Found {
+/// What one look at all field names has found, so that what is not there costs no look-up.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each says that a field is there")]
+pub struct Found {
     doomed: Doomed,
     connection: bool,
     trailers: bool,
     cookie: bool,
+    via: bool,
+    identity: bool,
 }
 
 impl Found {
+    /// Looks at a client's fields.
+    pub fn in_request(fields: &HeaderMap) -> Self {
+        Self::by(fields, of_request)
+    }
+
+    /// Whether the request has been through this very proxy before (`pseudonym` is unique to it).
+    pub fn has_looped(&self, fields: &HeaderMap, pseudonym: &str) -> bool {
+        let is_ours = |value: &HeaderValue| {
+            memchr::memmem::find(value.as_bytes(), pseudonym.as_bytes()).is_some()
+        };
+        self.via && fields.get_all(VIA).iter().any(is_ours)
+    }
+
+    /// The identity that the client names.
+    pub fn identity<'a>(&self, fields: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        if self.identity { fields.get(IDENTITY_FIELD) } else { None }
+    }
+
     fn by(fields: &HeaderMap, kind: impl Fn(&str) -> Kind) -> Self {
         let mut found = Self::default();
         for name in fields.keys() {
@@ -91,6 +110,11 @@ impl Found {
                     found.cookie = true;
                     continue;
                 }
+                Kind::Via => {
+                    found.via = true;
+                    continue;
+                }
+                Kind::Identity => found.identity = true,
                 Kind::Ends => {}
                 Kind::Connection => found.connection = true,
                 Kind::Trailers => found.trailers = true,
@@ -118,7 +142,7 @@ impl Found {
 }
 
 /// Names of fields to be removed: few, so without allocation mostly.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Doomed {
     few: [Option<HeaderName>; 6],
     count: usize,
@@ -159,6 +183,8 @@ fn of_request(name: &str) -> Kind {
     // Most names are done with after their first letter.
     match name.as_bytes().first() {
         Some(b'c') if name == "cookie" => Kind::Cookie,
+        Some(b'v') if name == "via" => Kind::Via,
+        Some(b'x') if name == IDENTITY_FIELD => Kind::Identity,
         Some(b'a' | b'h') if matches!(name, "authorization" | "host") => Kind::Ours,
         Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') => {
             hop_by_hop(name).unwrap_or_else(|| reserved(name))
@@ -277,8 +303,10 @@ mod tests {
 
     fn sent(lines: &[(&'static str, &'static str)]) -> Vec<String> {
         let mut map = fields(lines);
+        let found = Found::in_request(&map);
         to_upstream(
             &mut map,
+            &found,
             Injected {
                 bearer: &HeaderValue::from_static("Bearer good"),
                 host: Some(&HeaderValue::from_static("platform.test")),
@@ -408,8 +436,19 @@ mod tests {
     }
 
     #[test]
+    fn the_identity_that_a_client_names_is_found_and_does_not_pass() {
+        let lines = [(IDENTITY_FIELD, "sales")];
+        let named = fields(&lines);
+        assert_eq!(Found::in_request(&named).identity(&named).unwrap(), "sales");
+        assert_eq!(sent(&lines), ours_and(&[]));
+        assert!(Found::in_request(&HeaderMap::new()).identity(&HeaderMap::new()).is_none());
+    }
+
+    #[test]
     fn a_loop_is_told_from_another_proxy() {
-        let looped = fields(&[("via", "1.1 edge, 1.1 ringbearer-0af3")]);
+        let has_looped =
+            |fields: &HeaderMap, pseudonym| Found::in_request(fields).has_looped(fields, pseudonym);
+        let looped = fields(&[("via", "1.1 first"), ("via", "1.1 edge, 1.1 ringbearer-0af3")]);
         assert!(has_looped(&looped, "ringbearer-0af3"));
         assert!(!has_looped(&looped, "ringbearer-ffff"));
         assert!(!has_looped(&HeaderMap::new(), "ringbearer-0af3"));

@@ -137,6 +137,23 @@ async fn a_token_endpoint_that_hangs_is_said_and_forgotten_when_it_answers() {
 }
 
 #[tokio::test]
+async fn a_refused_request_waits_while_a_lost_answer_is_asked_for_again() {
+    let environment = Environment::refreshing().await;
+    assert_eq!(environment.get(ECHO).await.status(), 200);
+    environment.control().inject(Fault::once(Place::Token, FaultKind::DropAfter));
+    environment.control().revoke_access_tokens();
+    let refused = tokio::spawn(environment.client.get(environment.url(ECHO)).send());
+    environment.until(|status| status.last_error.is_some()).await;
+    environment.pass(10 * SECOND).await;
+    let answer = refused.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["x-ringbearer-replay"], "yes");
+    let counts = environment.control().counts();
+    assert_eq!((counts.token_repeats, counts.api_401, counts.sessions_alive), (1, 1, 1));
+    environment.finish().await;
+}
+
+#[tokio::test]
 async fn a_token_endpoint_that_cannot_be_reached_is_found_again_within_half_a_minute() {
     // Bound, so that nobody else gets it, but not listening.
     let closed = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
