@@ -17,10 +17,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 
 pub use outbound::Outbound;
@@ -217,6 +218,10 @@ impl Proxy {
         let mut fields = head.headers;
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
         headers::to_upstream(&mut fields, Injected { bearer: &token.value, host, via });
+        if !content.is_end_stream() && content.size_hint().exact().is_none() {
+            // Unless told so, hyper sends a GET without its content.
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         Exchange {
             identity,
             method: head.method,

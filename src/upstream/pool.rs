@@ -205,6 +205,7 @@ fn address<B>(request: &mut Request<B>, origin: &crate::settings::Origin) {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(http::header::HOST);
     request.headers_mut().remove(http::header::CONNECTION);
+    request.headers_mut().remove(http::header::TRANSFER_ENCODING);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(http::uri::Scheme::HTTPS);
     parts.authority = Some(origin.authority.clone());
