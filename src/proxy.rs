@@ -271,10 +271,16 @@ impl Proxy {
             }
             Verdict::Replay => match self.newer_token(exchange.identity, token.generation).await {
                 None => Ok(self.not_replayed(refused, Reason::NoNewerToken)),
-                Some(newer) => {
-                    drop(refused);
-                    self.replay(&mut exchange, newer, record).await
-                }
+                // The upload went on meanwhile, and may have outgrown what is kept.
+                Some(newer) => match replay::verdict(&refusal, exchange.content.state()) {
+                    Verdict::Relay(reason) | Verdict::RenewAndRelay(reason) => {
+                        Ok(self.not_replayed(refused, reason))
+                    }
+                    Verdict::Replay => {
+                        drop(refused);
+                        self.replay(&mut exchange, newer, record).await
+                    }
+                },
             },
         }
     }
