@@ -30,7 +30,7 @@ use crate::timers::Timers;
 use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
-use crate::upstream::{SendError, Upstream};
+use crate::upstream::{Choice, SendError, Upstream};
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
 use headers::Injected;
@@ -234,15 +234,18 @@ impl Proxy {
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
     async fn send(&self, exchange: &mut Exchange) -> Result<Answer, ProxyError> {
+        let mut choice = Choice::Any;
         loop {
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
             let content = &exchange.content;
-            match self.upstream.send(request, || content.progress()).await {
+            match self.upstream.send(request, choice, || content.progress()).await {
                 Ok(answer) => return Ok(answer),
                 Err(_) if content.state() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
                 }
-                Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {}
+                Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
+                    choice = Choice::New;
+                }
                 Err(error) => return Err(ProxyError::Upstream(error)),
             }
         }
