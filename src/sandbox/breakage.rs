@@ -43,7 +43,8 @@ pub(super) fn garbage(reply: Reply, garbage: Garbage) -> Reply {
 /// The answer with its length announced, of which only the beginning arrives.
 pub(super) fn truncate(reply: Reply, after: u64) -> Reply {
     let length = reply.body().size_hint().exact();
-    let reply = reply.map(|inner| Content::stream(Truncated { inner, left: after }));
+    let reply =
+        reply.map(|inner| Content::stream(Truncated { inner, left: after, flushed: false }));
     match length {
         Some(length) => with(reply, CONTENT_LENGTH, &length.to_string()),
         None => reply,
@@ -112,6 +113,7 @@ impl Body for Huge {
 struct Truncated {
     inner: Content,
     left: u64,
+    flushed: bool,
 }
 
 impl Body for Truncated {
@@ -123,6 +125,11 @@ impl Body for Truncated {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.left == 0 {
+            // Given way once, so that what there is gets sent before the connection ends.
+            if !std::mem::replace(&mut self.flushed, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(Some(Err("truncated by order".into())));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
