@@ -1,5 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod fidelity;
+mod framing;
 mod main_path;
 mod sandbox_api;
 mod sandbox_faults;
@@ -8,3 +10,5 @@ mod sandbox_support;
 mod sandbox_wire;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod wire;
