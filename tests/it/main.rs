@@ -1,8 +1,10 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod connections;
 mod fidelity;
 mod framing;
 mod main_path;
+mod replay;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;
