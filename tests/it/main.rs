@@ -4,6 +4,7 @@ mod connections;
 mod drain;
 mod fidelity;
 mod framing;
+mod http2;
 mod main_path;
 mod program;
 mod replay;
