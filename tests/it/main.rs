@@ -1,5 +1,6 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod clients;
 mod connections;
 mod drain;
 mod fidelity;
