@@ -17,9 +17,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 
 pub use outbound::Outbound;
@@ -28,7 +29,7 @@ use crate::timers::Timers;
 use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
-use crate::upstream::{SendError, Upstream};
+use crate::upstream::{Choice, SendError, Upstream};
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
 use exchange::Exchange;
@@ -210,20 +211,27 @@ impl Proxy {
         let mut fields = head.headers;
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
         headers::to_upstream(&mut fields, found, Injected { bearer: &bearer, host, via });
+        if !content.is_end_stream() && content.size_hint().exact().is_none() {
+            // Unless told so, hyper sends a GET without its content.
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let content = Replayable::new(content, &self.limits.keep);
         Exchange::new(identity, head.method, head.uri, fields, bearer, content)
     }
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
     async fn send(&self, exchange: &mut Exchange) -> Result<Answer, ProxyError> {
+        let mut choice = Choice::Any;
         loop {
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
-            match self.upstream.send(request, || exchange.progress()).await {
+            match self.upstream.send(request, choice, || exchange.progress()).await {
                 Ok(answer) => return Ok(answer),
                 Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
                 }
-                Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {}
+                Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
+                    choice = Choice::New;
+                }
                 Err(error) => return Err(ProxyError::Upstream(error)),
             }
         }
@@ -251,10 +259,16 @@ impl Proxy {
             }
             Verdict::Replay => match self.newer_token(exchange.identity(), generation).await {
                 None => Ok(not_replayed(refused, Reason::NoNewerToken)),
-                Some(newer) => {
-                    drop(refused);
-                    self.replay(&mut exchange, newer, record).await
-                }
+                // The upload went on meanwhile, and may have outgrown what is kept.
+                Some(newer) => match replay::verdict(&refusal, exchange.content()) {
+                    Verdict::Relay(reason) | Verdict::RenewAndRelay(reason) => {
+                        Ok(not_replayed(refused, reason))
+                    }
+                    Verdict::Replay => {
+                        drop(refused);
+                        self.replay(&mut exchange, newer, record).await
+                    }
+                },
             },
         }
     }

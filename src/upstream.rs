@@ -19,7 +19,7 @@ use http_body::Body;
 
 pub use connect::{ConnectError, Connector};
 pub(crate) use pool::LocalExecutor;
-pub use pool::{Content, Pool};
+pub use pool::{Choice, Content, Pool};
 pub use tls::{TlsError, Trust, client_config};
 
 use crate::timers::Timers;
@@ -77,10 +77,11 @@ where
     pub async fn send(
         &self,
         mut request: Request<B>,
+        choice: Choice,
         progress: impl Fn() -> u64,
     ) -> Result<Response<Content<B>>, SendError> {
         loop {
-            let sender = self.pool.checkout().await?;
+            let sender = self.pool.checkout(choice).await?;
             let reused = sender.is_reused();
             match self.send_on(sender, request, &progress).await? {
                 Ok(response) => return Ok(response),

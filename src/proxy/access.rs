@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Method, Uri, Version};
 
 /// Why a request goes no further.
@@ -16,13 +16,15 @@ pub enum Refusal {
     Method,
     /// HTTP/1.1 asks for exactly one `Host` (RFC 9112 §3.2).
     Host,
+    /// A transfer coding besides `chunked`, which would end here and leave the content encoded.
+    TransferCoding,
     /// The target is neither a path nor an absolute URI.
     Target,
     /// An endpoint that hands out or ends tokens.
     TokenManagement,
 }
 
-/// Judges the request line and `Host`.
+/// Judges the request line, `Host` and the framing.
 pub fn admit(
     method: &Method,
     uri: &Uri,
@@ -34,6 +36,10 @@ pub fn admit(
     }
     if version == Version::HTTP_11 && fields.get_all(HOST).iter().count() != 1 {
         return Err(Refusal::Host);
+    }
+    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Refusal::TransferCoding);
     }
     let path = uri.path();
     let is_asterisk = path == "*" && *method == Method::OPTIONS;
@@ -189,6 +195,26 @@ mod tests {
         let none = HeaderMap::new();
         let uri = Uri::from_static("/");
         assert_eq!(admit(&Method::GET, &uri, Version::HTTP_10, &none), Ok(()));
+    }
+
+    #[test]
+    fn a_transfer_coding_that_would_stay_on_the_content_is_refused() {
+        let uri = Uri::from_static("/");
+        for (codings, refused) in [
+            (&["chunked"][..], false),
+            (&[" Chunked "], false),
+            (&["gzip, chunked"], true),
+            (&["gzip", "chunked"], true),
+            (&["chunked, chunked"], true),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(HOST, http::HeaderValue::from_static("localhost"));
+            for coding in codings {
+                fields.append(TRANSFER_ENCODING, http::HeaderValue::from_static(coding));
+            }
+            let verdict = admit(&Method::POST, &uri, Version::HTTP_11, &fields);
+            assert_eq!(verdict == Err(Refusal::TransferCoding), refused, "{codings:?}");
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn refusal_message(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::Method => "CONNECT and TRACE do not pass this proxy",
         Refusal::Host => "an HTTP/1.1 request has exactly one Host field (RFC 9112 section 3.2)",
+        Refusal::TransferCoding => "no transfer coding but chunked passes this proxy",
         Refusal::Target => "the request target is not a path",
         Refusal::TokenManagement => {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
@@ -81,6 +82,7 @@ impl ProxyError {
             Self::UnknownIdentity(_) => (StatusCode::FORBIDDEN, "RBR-105"),
             Self::NoIdentity => (StatusCode::BAD_REQUEST, "RBR-106"),
             Self::ClientBroke => (StatusCode::BAD_REQUEST, "RBR-107"),
+            Self::Refused(Refusal::TransferCoding) => (StatusCode::BAD_REQUEST, "RBR-108"),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
             }
@@ -165,6 +167,7 @@ mod tests {
         let errors = [
             ProxyError::Refused(Refusal::Host),
             ProxyError::Refused(Refusal::Target),
+            ProxyError::Refused(Refusal::TransferCoding),
             ProxyError::Refused(Refusal::Method),
             ProxyError::Refused(Refusal::TokenManagement),
             ProxyError::UnknownIdentity(String::new()),

@@ -131,6 +131,11 @@ impl Body for Truncated {
             return Poll::Pending;
         }
         if self.left == 0 {
+            // Given way once, so that what there is gets sent before the connection ends.
+            if !std::mem::replace(&mut self.flushed, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(Some(Err("truncated by order".into())));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));

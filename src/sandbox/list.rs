@@ -159,11 +159,22 @@ fn vary(pattern: &Value, index: u64) -> Value {
 
 fn replace(value: &mut Value, old: &str, new: &str) {
     match value {
-        Value::String(text) if text.contains(old) => *text = text.replace(old, new),
+        Value::String(text) => {
+            let path = path_at(text);
+            if text[path..].contains(old) {
+                *text = format!("{}{}", &text[..path], text[path..].replace(old, new));
+            }
+        }
         Value::Array(items) => items.iter_mut().for_each(|item| replace(item, old, new)),
         Value::Object(members) => members.values_mut().for_each(|item| replace(item, old, new)),
         _ => {}
     }
+}
+
+/// Where the path of a link begins, whose host may hold an id too; other text is taken whole.
+fn path_at(text: &str) -> usize {
+    let Some((scheme, rest)) = text.split_once("://") else { return 0 };
+    scheme.len() + "://".len() + rest.find('/').unwrap_or(rest.len())
 }
 
 /// The value of a query parameter, decoded.
@@ -226,6 +237,14 @@ mod tests {
         assert_eq!(last["paging"]["pageEnd"], 94);
         assert!(last["navigation"].get("nextPage").is_none(), "{last}");
         assert_eq!(body("page=11&perPage=10")["records"], json!([]));
+    }
+
+    #[test]
+    fn an_id_that_is_part_of_the_host_leaves_the_host_alone() {
+        let record = json!({"id": "1", "uri": "http://127.0.0.1:81/state/1", "in": "1"});
+        let expected =
+            json!({"id": "10001", "uri": "http://127.0.0.1:81/state/10001", "in": "10001"});
+        assert_eq!(vary(&record, 0), expected);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use slab::Slab;
 
 use crate::timers::Deadline;
 
+/// How long the end waits for a request on a connection that has had none.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
 /// The connections of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connections(Rc<Shared>);
@@ -125,6 +128,10 @@ where
         if self.connections.0.closing.get() && !self.told {
             self.told = true;
             self.connection.as_mut().graceful_shutdown();
+            // hyper goes on waiting for the first request of a connection that has had none.
+            let limit = self.idle_timeout.min(FIRST_REQUEST);
+            self.idle_timeout = limit;
+            self.idle.reset(limit);
         }
         match self.connection.as_mut().poll(cx) {
             Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),

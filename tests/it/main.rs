@@ -1,19 +1,30 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod clients;
 mod commands;
+mod connections;
 mod crash;
+mod drain;
+mod fidelity;
+mod framing;
 mod herd;
+mod http2;
 mod identities;
 mod lifecycle_errors;
 mod main_path;
 mod process;
+mod program;
 mod readme;
 mod renewal;
+mod replay;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
+mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tokens;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod wire;

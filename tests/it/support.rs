@@ -46,6 +46,8 @@ pub(crate) struct Wishes {
     pub(crate) upstream: String,
     pub(crate) application: String,
     pub(crate) identity: String,
+    /// Somewhere else for API requests to go; the tokens are the sandbox's all the same.
+    pub(crate) upstream_url: Option<String>,
     /// Whether proxy and sandbox speak TLS with each other.
     pub(crate) tls_upstream: bool,
     /// Whether time stands still until the test moves it.
@@ -60,6 +62,7 @@ impl Default for Wishes {
             upstream: String::new(),
             application: String::new(),
             identity: r#"jwt = "sandbox-jwt""#.into(),
+            upstream_url: None,
             tls_upstream: false,
             manual_clock: true,
         }
@@ -222,6 +225,32 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// Moves the clock for ever, for whoever waits for something else meanwhile.
+    pub(crate) async fn keep_passing(&self) {
+        loop {
+            self.advance(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Moves the clock second by second, whoever still has something to do. For when a token
+    /// request is held back, or the proxy is ending.
+    pub(crate) async fn advance(&self, time: Duration) {
+        for _ in 0..time.as_secs() {
+            self.clock.advance(Duration::from_secs(1));
+            settle().await;
+        }
+    }
+
+    /// Waits until the sandbox has granted `answers` token requests, and the proxy knows of it.
+    pub(crate) async fn pass_until_renewed(&self, answers: u64) {
+        self.control().wait_until(|counts| counts.token_answers == answers).await;
+        while self.status().generation.is_none_or(|generation| generation.number() < answers) {
+            settle().await;
+        }
+    }
+}
+
 /// Lets every task that can go on do so, those of other threads too: a round trip through each
 /// worker is not needed, only that this thread gives way often.
 pub(crate) async fn settle() {
@@ -277,6 +306,19 @@ pub(crate) fn client() -> reqwest::Client {
         .unwrap()
 }
 
+/// A token for whoever talks to the sandbox directly, as the user that the proxy is.
+pub(crate) async fn access_token(sandbox: &Sandbox) -> String {
+    let form = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+        ("assertion", "sandbox-jwt"),
+    ];
+    let request = client().post(format!("{}/restapi/oauth/token", sandbox.url()));
+    let request = request.basic_auth("sandbox-client", Some("sandbox-secret")).form(&form);
+    let body = request.send().await.unwrap().text().await.unwrap();
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    body["access_token"].as_str().unwrap().to_owned()
+}
+
 fn trusting_nobody() -> rustls::ClientConfig {
     ringbearer::upstream::client_config(&ringbearer::upstream::Trust::Nobody).unwrap()
 }
@@ -290,13 +332,17 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
         }
         None => (sandbox.url(), String::new()),
     };
+    let (api, elsewhere) = match &wishes.upstream_url {
+        Some(api) => (api, format!("token_url = \"{url}/restapi/oauth/token\"\n")),
+        None => (&url, String::new()),
+    };
     let store = files.path().join("store");
     let store = store.to_str().unwrap();
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{}\n\
-         [upstream]\nurl = \"{url}\"\n{ca}{}\n\
+         [upstream]\nurl = \"{api}\"\n{ca}{}\n\
          [application.test]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
-         token_requests_per_minute = 1000\n{}\n\
+         token_requests_per_minute = 1000\n{elsewhere}{}\n\
          [identity.test]\n{}\n\
          [store]\ndirectory = {store:?}\n",
         wishes.proxy, wishes.upstream, wishes.application, wishes.identity,

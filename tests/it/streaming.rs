@@ -1,0 +1,144 @@
+//! Contents stream: memory stays small, and who reads slowly slows the other side down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ringbearer::sandbox::{Rules, Sandbox, SandboxOptions, media_byte};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::program::{Program, sandbox};
+use crate::support::{ECHO, Environment, Wishes};
+use crate::wire::{Wire, get};
+
+const FILE: &str = "/restapi/v1.0/account/~/extension/~/message-store/1/content/2";
+const HUNDRED_MB: usize = 100_000_000;
+/// How much more memory the program may need for a hundred megabytes than for one request.
+const MAX_GROWTH_KIB: u64 = 16 * 1024;
+/// What the kernel's and the proxy's buffers of two connections may hold together.
+const MAX_UNDERWAY: u64 = 48 * 1024 * 1024;
+
+fn pattern() -> Vec<u8> {
+    (0..1_000_003_u32).map(|n| u8::try_from((n * 31 + n / 251) % 256).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_up_are_the_same_bytes_in_little_memory() {
+    let sandbox =
+        Sandbox::start(SandboxOptions { rules: Rules::unlimited(), ..SandboxOptions::default() })
+            .await
+            .unwrap();
+    let program = Program::start(&sandbox, "", &[]).await;
+    let mut wire = Wire::open(program.address).await;
+    assert_eq!(wire.ask(get(ECHO)).await.status, 200);
+    let (before, pattern) = (program.peak_memory(), pattern());
+    wire.send(format!("POST {ECHO} HTTP/1.1\r\nHost: a\r\nContent-Length: {HUNDRED_MB}\r\n\r\n"))
+        .await;
+    let (mut digest, mut left) = (Sha256::new(), HUNDRED_MB);
+    while left > 0 {
+        let piece = &pattern[..left.min(pattern.len())];
+        digest.update(piece);
+        wire.send(piece).await;
+        left -= piece.len();
+    }
+    let answer = wire.answer().await;
+    let expected = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
+    assert_eq!((answer.status, &answer.json()["bodyBytes"]), (200, &HUNDRED_MB.into()));
+    assert_eq!(answer.json()["bodySha256"], expected.concat());
+    let growth = program.peak_memory() - before;
+    assert!(growth < MAX_GROWTH_KIB, "{growth} KiB more");
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_down_are_the_same_bytes_in_little_memory() {
+    let sandbox = sandbox().await;
+    let program = Program::start(&sandbox, "", &[]).await;
+    let mut wire = Wire::open(program.address).await;
+    assert_eq!(wire.ask(get(ECHO)).await.status, 200);
+    let before = program.peak_memory();
+    let answer = wire.ask(get(&format!("{FILE}?size={HUNDRED_MB}"))).await;
+    let growth = program.peak_memory() - before;
+    assert!(growth < MAX_GROWTH_KIB, "{growth} KiB more");
+    assert_eq!((answer.content.len(), answer.complete), (HUNDRED_MB, true));
+    // The file repeats itself after a prime number of bytes.
+    let period: Vec<u8> = (0..262_139).map(|index| media_byte(FILE, index)).collect();
+    let mut expected = Sha256::new();
+    let mut left = HUNDRED_MB;
+    while left > 0 {
+        let piece = &period[..left.min(period.len())];
+        expected.update(piece);
+        left -= piece.len();
+    }
+    assert_eq!(Sha256::digest(&answer.content), expected.finalize());
+}
+
+/// Writes for ever, counting what the other side takes.
+async fn pour(mut stream: TcpStream, poured: Arc<AtomicU64>) {
+    let block = vec![0; 64 * 1024];
+    // It ends when the other side goes.
+    while let Ok(written) = stream.write(&block).await {
+        poured.fetch_add(written as u64, Ordering::Relaxed);
+    }
+}
+
+/// The count once it has stood still for as long as 300 other requests take.
+async fn settled(counter: &AtomicU64, others: &mut Wire) -> u64 {
+    loop {
+        let before = counter.load(Ordering::Relaxed);
+        for _ in 0..300 {
+            others.ask(get("/restapi/oauth/token")).await;
+        }
+        if counter.load(Ordering::Relaxed) == before {
+            return before;
+        }
+        assert!(before < MAX_UNDERWAY, "{before} bytes under way, and still more");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_upstream() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream_url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    let environment = Environment::with(Wishes { upstream_url, ..Wishes::default() }).await;
+    let mut lazy = Wire::open(environment.address()).await;
+    lazy.send(get("/endless")).await;
+    let mut upstream = Wire::over(listener.accept().await.unwrap().0);
+    upstream.head().await.unwrap();
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").await;
+    let poured = Arc::new(AtomicU64::new(0));
+    let pouring = tokio::spawn(pour(upstream.stream, Arc::clone(&poured)));
+    let mut others = Wire::open(environment.address()).await;
+    let taken = settled(&poured, &mut others).await;
+    assert!(taken < MAX_UNDERWAY, "{taken} bytes were taken from upstream");
+    // It goes on as soon as the client does.
+    assert_eq!(lazy.answer_without_content().await.status, 200);
+    let mut buffer = vec![0; 1024 * 1024];
+    while poured.load(Ordering::Relaxed) < taken + 10_000_000 {
+        assert!(lazy.stream.read(&mut buffer).await.unwrap() > 0);
+    }
+    drop(lazy);
+    pouring.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_read_stops_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream_url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    let environment = Environment::with(Wishes { upstream_url, ..Wishes::default() }).await;
+    let mut eager = Wire::open(environment.address()).await;
+    eager.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000\r\n\r\n").await;
+    let mut upstream = Wire::over(listener.accept().await.unwrap().0);
+    upstream.head().await.unwrap();
+    let poured = Arc::new(AtomicU64::new(0));
+    let pouring = tokio::spawn(pour(eager.stream, Arc::clone(&poured)));
+    let mut others = Wire::open(environment.address()).await;
+    let taken = settled(&poured, &mut others).await;
+    assert!(taken < MAX_UNDERWAY, "{taken} bytes were taken from the client");
+    let mut buffer = vec![0; 1024 * 1024];
+    while poured.load(Ordering::Relaxed) < taken + 10_000_000 {
+        assert!(upstream.stream.read(&mut buffer).await.unwrap() > 0);
+    }
+    drop(upstream);
+    pouring.await.unwrap();
+}
