@@ -14,6 +14,7 @@ mod record;
 pub mod replay;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +106,23 @@ struct Token {
     generation: Generation,
 }
 
+/// A request that may pass.
+#[allow(clippy::large_enum_variant, reason = "nearly every request is ready")]
+enum Prepared {
+    /// With a token in it.
+    Ready(Exchange, Generation),
+    /// There is no token yet.
+    Early(Box<Early>),
+}
+
+/// A request that may pass, as it came.
+struct Early {
+    head: Parts,
+    content: Incoming,
+    found: Found,
+    identity: IdentityId,
+}
+
 impl Proxy {
     /// A proxy for the thread that `upstream` and `timers` belong to.
     pub fn new(
@@ -120,17 +138,32 @@ impl Proxy {
     }
 
     /// Answers one request: RingCentral's answer, or an error of the proxy's own.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Outbound> {
+    ///
+    /// What can be done at once is done before the future is made. A future has room for all that
+    /// it may have to keep, and every open connection has room for its future.
+    pub fn handle(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Outbound>> {
         let mut record = Record::begin(&request, self.log_requests);
-        let answer = match self.relay(request, &mut record).await {
-            Ok(answer) => answer,
-            Err(error) => {
+        let prepared = self.prepare(request, &mut record);
+        async move {
+            let answer = match prepared {
+                Ok(Prepared::Ready(exchange, generation)) => {
+                    self.relay(exchange, generation, &mut record).await
+                }
+                Ok(Prepared::Early(early)) => {
+                    Box::pin(self.relay_in_time(*early, &mut record)).await
+                }
+                Err(error) => Err(error),
+            };
+            let answer = answer.unwrap_or_else(|error| {
                 record.failed(&error);
                 error.into_response().map(Outbound::local)
-            }
-        };
-        record.end(&answer);
-        answer
+            });
+            record.end(&answer);
+            answer
+        }
     }
 
     /// Drops the upstream connections that have idled too long.
@@ -138,11 +171,12 @@ impl Proxy {
         self.upstream.sweep();
     }
 
-    async fn relay(
+    /// Judges a request and makes it ready to be sent, if there is a token.
+    fn prepare(
         &self,
         request: Request<Incoming>,
         record: &mut Record,
-    ) -> Result<Response<Outbound>, ProxyError> {
+    ) -> Result<Prepared, ProxyError> {
         let (head, content) = request.into_parts();
         access::admit(&head.method, &head.uri, head.version, &head.headers)
             .map_err(ProxyError::Refused)?;
@@ -152,19 +186,38 @@ impl Proxy {
         }
         let identity = self.identity(found.identity(&head.headers))?;
         record.identified(self.identities.keeper(identity).name());
-        let token = match self.current_token(identity) {
-            Some(token) => token,
-            None => Box::pin(self.awaited_token(identity)).await?,
-        };
-        let mut exchange = self.prepare(head, content, &found, identity, token.value);
+        let early = Early { head, content, found, identity };
+        Ok(match self.current_token(identity) {
+            Some(token) => Prepared::Ready(self.exchange(early, token.value), token.generation),
+            None => Prepared::Early(Box::new(early)),
+        })
+    }
+
+    async fn relay(
+        &self,
+        mut exchange: Exchange,
+        generation: Generation,
+        record: &mut Record,
+    ) -> Result<Response<Outbound>, ProxyError> {
         let answer = self.send(&mut exchange).await?;
-        record.answered(token.generation);
+        record.answered(generation);
         if answer.status() == StatusCode::UNAUTHORIZED {
-            // Boxed: rare, and its state would make every connection's future twice as large.
-            return Box::pin(self.heal(exchange, token.generation, answer, record)).await;
+            // Boxed: rare, and large.
+            return Box::pin(self.heal(exchange, generation, answer, record)).await;
         }
-        self.note_accepted(identity, token.generation);
+        self.note_accepted(exchange.identity(), generation);
         Ok(to_client(answer))
+    }
+
+    /// The request came before the token did.
+    async fn relay_in_time(
+        &self,
+        early: Early,
+        record: &mut Record,
+    ) -> Result<Response<Outbound>, ProxyError> {
+        let token = self.awaited_token(early.identity).await?;
+        let exchange = self.exchange(early, token.value);
+        self.relay(exchange, token.generation, record).await
     }
 
     fn identity(&self, wanted: Option<&HeaderValue>) -> Result<IdentityId, ProxyError> {
@@ -200,17 +253,11 @@ impl Proxy {
         Err(ProxyError::NoToken { identity: keeper.name().to_owned(), why })
     }
 
-    fn prepare(
-        &self,
-        head: Parts,
-        content: Incoming,
-        found: &Found,
-        identity: IdentityId,
-        bearer: HeaderValue,
-    ) -> Exchange {
+    fn exchange(&self, early: Early, bearer: HeaderValue) -> Exchange {
+        let Early { head, content, found, identity } = early;
         let mut fields = head.headers;
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
-        headers::to_upstream(&mut fields, found, Injected { bearer: &bearer, host, via });
+        headers::to_upstream(&mut fields, &found, Injected { bearer: &bearer, host, via });
         if !content.is_end_stream() && content.size_hint().exact().is_none() {
             // Unless told so, hyper sends a GET without its content.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -168,7 +168,7 @@ pub enum StoreSettings {
 /// `[log]`.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
-    /// Filter in the syntax of `tracing-subscriber`'s `EnvFilter`.
+    /// Levels by target, in the syntax of `tracing-subscriber`'s `Targets`.
     pub filter: String,
     /// Text for people or JSON for machines.
     pub format: LogFormat,

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal};
 use std::iter;
 
 use tracing::Subscriber;
-use tracing_subscriber::filter::{Directive, EnvFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::settings::{LogFormat, LogSettings};
 
@@ -31,25 +32,25 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter(settings))
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(writer)
         // Its complaint about a closed standard error would go to standard error, and panic.
         .log_internal_errors(false);
     match settings.format {
-        LogFormat::Text => Box::new(lines.with_ansi(colours).finish()),
-        LogFormat::Json => Box::new(lines.with_ansi(false).json().flatten_event(true).finish()),
+        LogFormat::Text => Box::new(lines.with_ansi(colours).finish().with(filter(settings))),
+        LogFormat::Json => {
+            let lines = lines.with_ansi(false).json().flatten_event(true);
+            Box::new(lines.finish().with(filter(settings)))
+        }
     }
 }
 
-/// Request lines are switched off by a static directive: then their callsite is disabled for good,
-/// which costs one load and a branch.
-fn filter(settings: &LogSettings) -> EnvFilter {
-    let filter = EnvFilter::builder().parse_lossy(&settings.filter);
-    if settings.requests { filter } else { filter.add_directive(no_requests()) }
-}
-
-fn no_requests() -> Directive {
-    format!("{REQUEST_TARGET}=off").parse().expect("a target and a level make a directive")
+/// Request lines are switched off by a static filter: then their callsite is disabled for good,
+/// which costs one load and a branch. `Targets` and not `EnvFilter`, whose regular expressions are
+/// a tenth of the program and compiled at each start.
+fn filter(settings: &LogSettings) -> Targets {
+    let filter: Targets = settings.filter.parse().expect("checked with the settings");
+    if settings.requests { filter } else { filter.with_target(REQUEST_TARGET, LevelFilter::OFF) }
 }
 
 /// An error with all its causes, in one line: `identity "sales": jwt file "/run/rc" is not

@@ -23,7 +23,7 @@ pub use pool::{Choice, Content, Pool};
 pub use tls::{TlsError, Trust, client_config};
 
 use crate::timers::Timers;
-use pool::{SendFailure, Sender};
+use pool::SendFailure;
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -74,33 +74,45 @@ where
     /// The request must be in origin-form with `Host`; the version is the connection's affair.
     /// `progress` tells how much of the content has passed: the time to answer begins when that
     /// stands still.
-    pub async fn send(
-        &self,
-        mut request: Request<B>,
+    pub fn send<'a>(
+        &'a self,
+        request: Request<B>,
         choice: Choice,
-        progress: impl Fn() -> u64,
-    ) -> Result<Response<Content<B>>, SendError> {
-        loop {
-            let sender = self.pool.checkout(choice).await?;
-            let reused = sender.is_reused();
-            match self.send_on(sender, request, &progress).await? {
-                Ok(response) => return Ok(response),
-                // Not one byte of it was written.
-                Err(SendFailure { unsent: Some(unsent), .. }) if reused => request = *unsent,
-                Err(SendFailure { error, .. }) => {
-                    return Err(SendError::Broken { source: error, reused });
+        progress: impl Fn() -> u64 + 'a,
+    ) -> impl Future<Output = Result<Response<Content<B>>, SendError>> + 'a {
+        let mut begun = match self.pool.kept(choice) {
+            Some(sender) => Begun::Sent(sender.is_reused(), sender.send(request, &self.pool)),
+            None => Begun::Unconnected(Box::new(request)),
+        };
+        async move {
+            loop {
+                let (reused, answer) = match begun {
+                    Begun::Sent(reused, answer) => (reused, answer),
+                    Begun::Unconnected(request) => {
+                        let sender = self.pool.checkout(choice).await?;
+                        (sender.is_reused(), sender.send(*request, &self.pool))
+                    }
+                };
+                match self.answered(answer, &progress).await? {
+                    Ok(response) => return Ok(response),
+                    // Not one byte of it was written.
+                    Err(SendFailure { unsent: Some(unsent), .. }) if reused => {
+                        begun = Begun::Unconnected(unsent);
+                    }
+                    Err(SendFailure { error, .. }) => {
+                        return Err(SendError::Broken { source: error, reused });
+                    }
                 }
             }
         }
     }
 
-    async fn send_on(
+    async fn answered<T>(
         &self,
-        sender: Sender<B>,
-        request: Request<B>,
+        answer: impl Future<Output = T>,
         progress: &impl Fn() -> u64,
-    ) -> Result<Result<Response<Content<B>>, SendFailure<B>>, SendError> {
-        let mut answer = pin!(sender.send(request, &self.pool));
+    ) -> Result<T, SendError> {
+        let mut answer = pin!(answer);
         let mut seen = progress();
         loop {
             match self.timers.within(self.response_timeout, answer.as_mut()).await {
@@ -115,4 +127,12 @@ where
     pub fn sweep(&self) {
         self.pool.sweep();
     }
+}
+
+/// How far a send has come.
+enum Begun<B, F> {
+    /// A connection has the request; whether it had carried others.
+    Sent(bool, F),
+    /// Rare, therefore boxed: every client connection has room for this enum.
+    Unconnected(Box<Request<B>>),
 }

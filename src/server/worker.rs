@@ -74,7 +74,7 @@ pub(super) struct Blueprint {
 
 /// What every connection of one worker shares.
 pub(super) struct Worker {
-    proxy: Proxy,
+    proxy: Rc<Proxy>,
     timers: Timers,
     connections: Connections,
     phase: watch::Receiver<Phase>,
@@ -122,7 +122,7 @@ impl Worker {
             blueprint.log_requests,
         );
         Self {
-            proxy,
+            proxy: Rc::new(proxy),
             timers,
             connections: Connections::default(),
             phase,
@@ -268,13 +268,18 @@ impl Worker {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
-            async move { Ok(worker.answer(request, busy).await) }
+            let version = request.version();
+            let answer = Rc::clone(&worker.proxy).handle(request);
+            async move { Ok(worker.pass_on(answer.await, version, busy)) }
         })
     }
 
-    async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Answering> {
-        let version = request.version();
-        let mut answer = self.proxy.handle(request).await;
+    fn pass_on(
+        &self,
+        mut answer: Response<Outbound>,
+        version: Version,
+        busy: Busy,
+    ) -> Response<Answering> {
         if version < Version::HTTP_2 && self.is_draining.get() {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

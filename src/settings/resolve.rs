@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use http::Uri;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
 use super::identity::{Endpoints, applications, identities};
@@ -211,7 +211,7 @@ fn store(
 
 fn log(config: LogConfig) -> Result<LogSettings, SettingsError> {
     let filter = non_empty("log.filter", config.filter)?.unwrap_or_else(|| "info".to_owned());
-    EnvFilter::builder().parse(&filter).map_err(SettingsError::LogFilter)?;
+    filter.parse::<Targets>().map_err(SettingsError::LogFilter)?;
     let format = match config.format.as_deref() {
         None | Some("text") => LogFormat::Text,
         Some("json") => LogFormat::Json,

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -77,7 +78,8 @@ where
         self.open(choice).await
     }
 
-    fn kept(&self, choice: Choice) -> Option<Sender<B>> {
+    /// A kept connection that is ready for a request.
+    pub(super) fn kept(&self, choice: Choice) -> Option<Sender<B>> {
         if let Some(sender) = self.shared.borrow().as_ref().filter(|sender| sender.is_ready()) {
             return Some(Sender::H2 { sender: sender.clone(), reused: true });
         }
@@ -192,22 +194,28 @@ where
         }
     }
 
-    pub(super) async fn send(
+    /// Hands the request over at once; the future only waits for the answer, so that nothing as large
+    /// as a request is kept in it.
+    pub(super) fn send(
         self,
         mut request: Request<B>,
         pool: &Rc<Pool<B>>,
-    ) -> Result<Response<Content<B>>, SendFailure<B>> {
+    ) -> impl Future<Output = Result<Response<Content<B>>, SendFailure<B>>> + use<B> {
         match self {
             Self::H1 { mut sender, .. } => {
                 *request.version_mut() = Version::HTTP_11;
-                let response = sender.try_send_request(request).await?;
-                let lease = Lease { sender, pool: Rc::clone(pool) };
-                Ok(response.map(|incoming| Content::new(incoming, Some(lease))))
+                let (answer, pool) = (sender.try_send_request(request), Rc::clone(pool));
+                Either::Left(async move {
+                    let lease = Some(Lease { sender, pool });
+                    Ok(answer.await?.map(|incoming| Content::new(incoming, lease)))
+                })
             }
             Self::H2 { mut sender, .. } => {
                 address(&mut request, pool.connector.origin());
-                let response = sender.try_send_request(request).await?;
-                Ok(response.map(|incoming| Content::new(incoming, None)))
+                let answer = sender.try_send_request(request);
+                Either::Right(async move {
+                    Ok(answer.await?.map(|incoming| Content::new(incoming, None)))
+                })
             }
         }
     }

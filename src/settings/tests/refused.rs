@@ -188,7 +188,7 @@ const APPENDED: &[(&str, &str)] = &[
     ("[log]\nformat = 'xml'", "log.format must be \"text\" or \"json\""),
     (
         "[log]\nfilter = 'a=b=c'",
-        "log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\": error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5",
+        "log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\": invalid filter directive: too many '=' in filter directive, expected 0 or 1",
     ),
 ];
 
