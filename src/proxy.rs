@@ -106,13 +106,15 @@ struct Token {
     generation: Generation,
 }
 
-/// A request that may pass.
+/// A request that may pass. It is used in place: to move it would be to have room for it twice.
 #[allow(clippy::large_enum_variant, reason = "nearly every request is ready")]
 enum Prepared {
     /// With a token in it.
     Ready(Exchange, Generation),
     /// There is no token yet.
-    Early(Box<Early>),
+    Early(Option<Box<Early>>),
+    /// It may not pass after all.
+    Refused(Option<ProxyError>),
 }
 
 /// A request that may pass, as it came.
@@ -146,16 +148,20 @@ impl Proxy {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Outbound>> {
         let mut record = Record::begin(&request, self.log_requests);
-        let prepared = self.prepare(request, &mut record);
+        let mut prepared = match self.prepare(request, &mut record) {
+            Ok(prepared) => prepared,
+            Err(error) => Prepared::Refused(Some(error)),
+        };
         async move {
-            let answer = match prepared {
-                Ok(Prepared::Ready(exchange, generation)) => {
-                    self.relay(exchange, generation, &mut record).await
+            let answer = match &mut prepared {
+                Prepared::Ready(exchange, generation) => {
+                    self.relay(exchange, *generation, &mut record).await
                 }
-                Ok(Prepared::Early(early)) => {
+                Prepared::Early(early) => {
+                    let early = early.take().expect("a future is run once");
                     Box::pin(self.relay_in_time(*early, &mut record)).await
                 }
-                Err(error) => Err(error),
+                Prepared::Refused(error) => Err(error.take().expect("a future is run once")),
             };
             let answer = answer.unwrap_or_else(|error| {
                 record.failed(&error);
@@ -178,9 +184,9 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Prepared, ProxyError> {
         let (head, content) = request.into_parts();
-        access::admit(&head.method, &head.uri, head.version, &head.headers)
-            .map_err(ProxyError::Refused)?;
         let found = Found::in_request(&head.headers);
+        access::admit(&head.method, &head.uri, head.version, &head.headers, &found)
+            .map_err(ProxyError::Refused)?;
         if found.has_looped(&head.headers, &self.names.pseudonym) {
             return Err(ProxyError::Loop);
         }
@@ -189,17 +195,17 @@ impl Proxy {
         let early = Early { head, content, found, identity };
         Ok(match self.current_token(identity) {
             Some(token) => Prepared::Ready(self.exchange(early, token.value), token.generation),
-            None => Prepared::Early(Box::new(early)),
+            None => Prepared::Early(Some(Box::new(early))),
         })
     }
 
     async fn relay(
         &self,
-        mut exchange: Exchange,
+        exchange: &mut Exchange,
         generation: Generation,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
-        let answer = self.send(&mut exchange).await?;
+        let answer = self.send(exchange).await?;
         record.answered(generation);
         if answer.status() == StatusCode::UNAUTHORIZED {
             // Boxed: rare, and large.
@@ -216,8 +222,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
         let token = self.awaited_token(early.identity).await?;
-        let exchange = self.exchange(early, token.value);
-        self.relay(exchange, token.generation, record).await
+        let mut exchange = self.exchange(early, token.value);
+        self.relay(&mut exchange, token.generation, record).await
     }
 
     fn identity(&self, wanted: Option<&HeaderValue>) -> Result<IdentityId, ProxyError> {
@@ -287,7 +293,7 @@ impl Proxy {
     /// RingCentral refused the request. If a newer token may help, gets one and sends it again.
     async fn heal(
         &self,
-        mut exchange: Exchange,
+        exchange: &mut Exchange,
         generation: Generation,
         answer: Answer,
         record: &mut Record,
@@ -313,7 +319,7 @@ impl Proxy {
                     }
                     Verdict::Replay => {
                         drop(refused);
-                        self.replay(&mut exchange, newer, record).await
+                        self.replay(exchange, newer, record).await
                     }
                 },
             },

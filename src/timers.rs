@@ -3,7 +3,7 @@
 //! A request has half a dozen deadlines and nearly none of them comes to pass. A runtime timer for
 //! each costs a lock, a place in the wheel and a changed wake-up of the thread; here a deadline is a
 //! number in a slab, and one tick, only while there is any, looks for those that have passed.
-//! Deadlines of seconds do not mind being a second late.
+//! Deadlines of seconds do not mind being half a second late.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
 
-/// How often deadlines are looked at. None comes early, and none more than two ticks late.
+/// How often deadlines are looked at: the most that one comes late. None comes early.
 pub const TICK: Duration = Duration::from_millis(500);
 
 /// The time given to a future is over.
@@ -95,17 +95,9 @@ impl Timers {
 
     /// A deadline `limit` from now.
     pub fn deadline(&self, limit: Duration) -> Deadline {
-        Deadline { timers: self.clone(), at: self.about_now() + limit, key: None }
-    }
-
-    /// The time, at most a tick too early or too late. It is asked several times per request, so it
-    /// is that of the last tick, as long as there are ticks.
-    pub fn about_now(&self) -> Timestamp {
-        let inner = &self.0;
-        if inner.waiting.borrow().is_empty() {
-            inner.ticked.set(inner.clock.now());
-        }
-        inner.ticked.get() + TICK
+        // By the clock, not by the last tick: a thread that was held up would set its next deadlines
+        // in the past, and they would all pass at once.
+        Deadline { timers: self.clone(), at: self.now() + limit, key: None }
     }
 }
 
@@ -141,7 +133,7 @@ impl Deadline {
 
     /// Moves the deadline to `limit` from now.
     pub fn reset(&mut self, limit: Duration) {
-        self.at = self.timers.about_now() + limit;
+        self.at = self.timers.now() + limit;
         if let Some(key) = self.key {
             self.timers.0.waiting.borrow_mut()[key].deadline = self.at;
         }
@@ -196,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_passes_within_two_ticks_and_never_early() {
+    fn a_deadline_passes_at_the_first_tick_after_it_and_never_early() {
         with_timers(async |timers, clock| {
             let waiting = spawn_local({
                 let timers = timers.clone();
                 async move { timers.within(Duration::from_secs(2), pending::<()>()).await }
             });
             settle().await;
-            for _ in 0..4 {
+            for _ in 0..3 {
                 clock.advance(TICK);
                 settle().await;
                 assert!(!waiting.is_finished());
@@ -223,12 +215,27 @@ mod tests {
             assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx))).await.is_pending());
             deadline.reset(TICK * 4);
             settle().await;
-            clock.advance(TICK * 4);
+            clock.advance(TICK * 3);
             settle().await;
             assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx))).await.is_pending());
             clock.advance(TICK);
             settle().await;
             assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx))).await.is_ready());
+        });
+    }
+
+    #[test]
+    fn a_thread_that_was_held_up_sets_no_deadline_in_the_past() {
+        with_timers(async |timers, clock| {
+            let mut earlier = timers.deadline(TICK * 1000);
+            assert!(poll_fn(|cx| Poll::Ready(earlier.poll(cx))).await.is_pending());
+            settle().await;
+            clock.advance(TICK * 100);
+            // The tick has not come yet, because this thread was busy.
+            let mut deadline = timers.deadline(TICK * 50);
+            assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx))).await.is_pending());
+            settle().await;
+            assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx))).await.is_pending());
         });
     }
 }

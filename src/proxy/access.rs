@@ -6,8 +6,10 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::HeaderMap;
 use http::{Method, Uri, Version};
+
+use super::headers::Found;
 
 /// Why a request goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +32,15 @@ pub fn admit(
     uri: &Uri,
     version: Version,
     fields: &HeaderMap,
+    found: &Found,
 ) -> Result<(), Refusal> {
     if *method == Method::CONNECT || *method == Method::TRACE {
         return Err(Refusal::Method);
     }
-    if version == Version::HTTP_11 && fields.get_all(HOST).iter().count() != 1 {
+    if version == Version::HTTP_11 && found.hosts(fields) != 1 {
         return Err(Refusal::Host);
     }
-    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-    if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+    if found.has_odd_coding(fields) {
         return Err(Refusal::TransferCoding);
     }
     let path = uri.path();
@@ -134,6 +136,8 @@ pub fn without_access_token(query: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{HOST, TRANSFER_ENCODING};
+
     use super::*;
 
     fn admitted(method: &Method, target: &str, hosts: &[&'static str]) -> Result<(), Refusal> {
@@ -141,7 +145,8 @@ mod tests {
         for host in hosts {
             fields.append(HOST, http::HeaderValue::from_static(host));
         }
-        admit(method, &target.parse().unwrap(), Version::HTTP_11, &fields)
+        let found = Found::in_request(&fields);
+        admit(method, &target.parse().unwrap(), Version::HTTP_11, &fields, &found)
     }
 
     #[test]
@@ -194,7 +199,7 @@ mod tests {
         assert_eq!(admitted(&Method::CONNECT, "a:443", &["a"]), Err(Refusal::Method));
         let none = HeaderMap::new();
         let uri = Uri::from_static("/");
-        assert_eq!(admit(&Method::GET, &uri, Version::HTTP_10, &none), Ok(()));
+        assert_eq!(admit(&Method::GET, &uri, Version::HTTP_10, &none, &Found::default()), Ok(()));
     }
 
     #[test]
@@ -212,7 +217,8 @@ mod tests {
             for coding in codings {
                 fields.append(TRANSFER_ENCODING, http::HeaderValue::from_static(coding));
             }
-            let verdict = admit(&Method::POST, &uri, Version::HTTP_11, &fields);
+            let found = Found::in_request(&fields);
+            let verdict = admit(&Method::POST, &uri, Version::HTTP_11, &fields, &found);
             assert_eq!(verdict == Err(Refusal::TransferCoding), refused, "{codings:?}");
         }
     }

@@ -8,7 +8,7 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRAILER, VIA,
+    TE, TRAILER, TRANSFER_ENCODING, VIA,
 };
 
 /// What the proxy puts on a request in place of what it took off.
@@ -68,6 +68,10 @@ enum Kind {
     Via,
     /// It ends here, and says as whom the client calls.
     Identity,
+    /// It is replaced here.
+    Host,
+    /// It ends here, and says how the content was framed.
+    Coding,
 }
 
 /// What one look at all field names has found, so that what is not there costs no look-up.
@@ -80,6 +84,8 @@ pub struct Found {
     cookie: bool,
     via: bool,
     identity: bool,
+    host: bool,
+    coding: bool,
 }
 
 impl Found {
@@ -94,6 +100,23 @@ impl Found {
             memchr::memmem::find(value.as_bytes(), pseudonym.as_bytes()).is_some()
         };
         self.via && fields.get_all(VIA).iter().any(is_ours)
+    }
+
+    /// How many `Host` fields there are.
+    pub fn hosts(&self, fields: &HeaderMap) -> usize {
+        let all_are_single = fields.len() == fields.keys_len();
+        match (self.host, all_are_single) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => fields.get_all(HOST).iter().count(),
+        }
+    }
+
+    /// Whether the content is framed in another way than by its length or in chunks.
+    pub fn has_odd_coding(&self, fields: &HeaderMap) -> bool {
+        let is_odd =
+            |coding: &HeaderValue| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        self.coding && fields.get_all(TRANSFER_ENCODING).iter().any(is_odd)
     }
 
     /// The identity that the client names.
@@ -114,6 +137,11 @@ impl Found {
                     found.via = true;
                     continue;
                 }
+                Kind::Host => {
+                    found.host = true;
+                    continue;
+                }
+                Kind::Coding => found.coding = true,
                 Kind::Identity => found.identity = true,
                 Kind::Ends => {}
                 Kind::Connection => found.connection = true,
@@ -185,7 +213,8 @@ fn of_request(name: &str) -> Kind {
         Some(b'c') if name == "cookie" => Kind::Cookie,
         Some(b'v') if name == "via" => Kind::Via,
         Some(b'x') if name == IDENTITY_FIELD => Kind::Identity,
-        Some(b'a' | b'h') if matches!(name, "authorization" | "host") => Kind::Ours,
+        Some(b'h') if name == "host" => Kind::Host,
+        Some(b'a') if name == "authorization" => Kind::Ours,
         Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') => {
             hop_by_hop(name).unwrap_or_else(|| reserved(name))
         }
@@ -228,9 +257,9 @@ fn hop_by_hop(name: &str) -> Option<Kind> {
         b"connection" => Some(Kind::Connection),
         b"te" | b"trailer" => Some(Kind::Trailers),
         b"proxy-status" => None,
+        b"transfer-encoding" => Some(Kind::Coding),
         b"http2-settings"
         | b"keep-alive"
-        | b"transfer-encoding"
         | b"upgrade"
         | [b'p', b'r', b'o', b'x', b'y', b'-', ..] => Some(Kind::Ends),
         _ => None,

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -270,7 +271,7 @@ impl Worker {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
             let version = request.version();
             let answer = Rc::clone(&worker.proxy).handle(request);
-            async move { Ok(worker.pass_on(answer.await, version, busy)) }
+            answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
         })
     }
 

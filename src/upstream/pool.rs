@@ -139,7 +139,7 @@ where
 
     fn put_back(&self, sender: http1::SendRequest<B>) {
         if !sender.is_closed() {
-            self.idle.borrow_mut().push(Idle { sender, since: self.timers.about_now() });
+            self.idle.borrow_mut().push(Idle { sender, since: self.timers.now() });
         }
     }
 
