@@ -46,8 +46,8 @@ where
 }
 
 /// Request lines are switched off by a static filter: then their callsite is disabled for good,
-/// which costs one load and a branch. `Targets` and not `EnvFilter`, whose regular expressions are
-/// a tenth of the program and compiled at each start.
+/// which costs one load and a branch. `Targets` and not `EnvFilter`, which brings a library of
+/// regular expressions for spans that there are none of here.
 fn filter(settings: &LogSettings) -> Targets {
     let filter: Targets = settings.filter.parse().expect("checked with the settings");
     if settings.requests { filter } else { filter.with_target(REQUEST_TARGET, LevelFilter::OFF) }

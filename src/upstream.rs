@@ -1,9 +1,8 @@
 //! The side that RingCentral is on: one pool of connections per worker thread, to one origin.
 //!
-//! [`Upstream::send`] sends a request once. It repeats a send on its own only where nobody can tell
-//! the difference: when a kept-alive connection turned out dead and not one byte had been written,
-//! or when the method is idempotent (RFC 9110 §9.2.2). Anything else is an error for the client to
-//! judge, because RingCentral may have done what was asked.
+//! [`Upstream::send`] sends a request once. It takes another connection on its own only where nobody
+//! can tell the difference: a kept-alive one turned out dead before a byte was written. Anything else
+//! is an error that says whether the connection had been kept; the proxy judges by the method.
 
 mod connect;
 mod pool;

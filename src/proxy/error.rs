@@ -10,6 +10,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER}
 use http::{Response, StatusCode};
 
 use super::access::Refusal;
+use crate::telemetry::chain;
 use crate::token::keeper::Unavailable;
 use crate::upstream::{ConnectError, SendError};
 
@@ -57,18 +58,6 @@ fn refusal_message(refusal: Refusal) -> &'static str {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
     }
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl ProxyError {

@@ -22,8 +22,8 @@ pub(super) struct Exchange {
 }
 
 /// hyper consumes the fields of what it sends. A second set is needed once in an hour, so a copy is
-/// kept in the form that costs least to make and to drop: one piece of memory, which counts half
-/// the instructions of a list of shared values.
+/// kept in a form that costs little to make and to drop: one piece of memory, where a list of shared
+/// values has a reference count each.
 enum Fields {
     Unsent(HeaderMap),
     Sent(Copied),

@@ -4,10 +4,8 @@ use http::{Method, Request, Response, Uri};
 
 use super::error::ProxyError;
 use crate::clock::Stopwatch;
+use crate::telemetry::REQUEST_TARGET;
 use crate::token::Generation;
-
-/// The target of request lines, to filter them by.
-pub(super) const TARGET: &str = "ringbearer::request";
 
 /// Collects what the line will say, unless nobody listens.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ struct Line {
 
 impl Record {
     pub(super) fn begin<B>(request: &Request<B>, wanted: bool) -> Self {
-        if !wanted || !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        if !wanted || !tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO) {
             return Self(None);
         }
         Self(Some(Box::new(Line {
@@ -81,7 +79,7 @@ impl Record {
         let Some(line) = self.0 else { return };
         let request_id = answer.headers().get("rcrequestid").and_then(|id| id.to_str().ok());
         tracing::info!(
-            target: TARGET,
+            target: REQUEST_TARGET,
             identity = line.identity,
             method = %line.method,
             path = line.target.path(),
