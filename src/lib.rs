@@ -38,6 +38,7 @@
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
 //! | [`token::budget`] | PURE: whose turn it is among an application's token requests |
+//! | [`token::ledger`] | PURE: the same among all processes, kept in the store |
 //! | [`token::queue`] | the budget's waiting room |
 //! | [`token::keeper`] | one identity's token: wait, refused, accepted; `driver` does the renewing |
 //! | [`token::slot`] | how a token reaches worker threads without a lock |

@@ -153,6 +153,8 @@ pub enum Credential {
     },
     /// The application's own session: opens a new one any time.
     ClientCredentials,
+    /// None here: the session of `ringbearer login`, taken from the store.
+    Login,
 }
 
 /// `[store]`: where token sets are kept.

@@ -4,6 +4,7 @@
 //! Whoever saves or erases must show the [`Lease`]: two processes then never exchange the same
 //! refresh token, and one that stalled past its lease has its late write refused by generation.
 //! "The lease is held" (`Ok(None)`) and "the store is down" (`Err`) are different answers.
+//! What one process changes, the others learn through [`TokenStore::changes`].
 
 use std::any::Any;
 use std::fmt;
@@ -12,19 +13,26 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::clock::Timestamp;
+use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
+use crate::token::ledger::Ledger;
 use crate::token::{Generation, TokenSet};
 
+mod document;
 pub mod file;
+pub mod memory;
+pub mod seal;
 
 /// What an operation of a [`TokenStore`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// A place where token sets are kept durably, one per identity.
 pub trait TokenStore: Send + Sync {
-    /// The stored session of an identity, if there is one.
-    fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Stored>>;
+    /// What is stored of an identity's session.
+    fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Entry>;
 
     /// The right to renew an identity, or `None` if somebody else has it now. Never waits for them.
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>>;
@@ -33,8 +41,9 @@ pub trait TokenStore: Send + Sync {
     /// requested: an answer that cannot be stored is a session lost.
     fn probe_writable<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, ()>;
 
-    /// Replaces the stored session durably, if the one there is still of generation `expected`
-    /// ([`Generation::NONE`] where none is). The replaced session can be recovered until the next save.
+    /// Replaces the stored session durably, if what is there is still of generation `expected`
+    /// ([`Generation::NONE`] where nothing is). The replaced session can be recovered until the
+    /// next save.
     fn save<'a>(
         &'a self,
         lease: &'a Lease,
@@ -42,8 +51,126 @@ pub trait TokenStore: Send + Sync {
         expected: Generation,
     ) -> StoreFuture<'a, ()>;
 
-    /// Forgets the session of an identity, older copies included.
-    fn erase<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, ()>;
+    /// Forgets the session of an identity, older copies included, if it is still of generation
+    /// `expected`. [`Entry::Erased`] of the next generation stays in its place, so that no process
+    /// that still knows the session writes it back.
+    fn erase<'a>(&'a self, lease: &'a Lease, expected: Generation) -> StoreFuture<'a, ()>;
+
+    /// What other processes change from now on. Changes of this process may be among them.
+    fn changes(&self) -> UnboundedReceiver<Change>;
+
+    /// Keeps an identity that was added while the proxy ran; `None` removes it. Its session is not
+    /// touched.
+    fn enrol<'a>(
+        &'a self,
+        identity: &'a str,
+        enrolment: Option<&'a Enrolment>,
+    ) -> StoreFuture<'a, ()>;
+
+    /// An identity that was added while the proxy ran.
+    fn enrolment<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Enrolment>>;
+
+    /// Every identity that has a session or an enrolment here, by name.
+    fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>>;
+
+    /// Changes the ledger of an application's token requests, alone among all processes. `change`
+    /// is given the ledger and the store's time, and may be run more than once; its last run
+    /// counts, and what it captured is then of that run.
+    fn post<'a>(
+        &'a self,
+        application: &'a str,
+        change: &'a mut (dyn FnMut(&mut Ledger, Timestamp) + Send),
+    ) -> StoreFuture<'a, ()>;
+
+    /// Whether the store answers at all.
+    fn check(&self) -> StoreFuture<'_, ()>;
+}
+
+/// What is stored under an identity's name.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// Nothing: there never was a session, or the store has lost it.
+    Absent,
+    /// The session was ended on purpose.
+    Erased(Generation),
+    /// A session.
+    Session(Stored),
+}
+
+impl Entry {
+    /// What a [`TokenStore::save`] has to expect.
+    pub const fn generation(&self) -> Generation {
+        match self {
+            Self::Absent => Generation::NONE,
+            Self::Erased(generation) => *generation,
+            Self::Session(stored) => stored.set.generation,
+        }
+    }
+
+    /// The session, if there is one.
+    pub fn session(self) -> Option<Stored> {
+        match self {
+            Self::Session(stored) => Some(stored),
+            Self::Absent | Self::Erased(_) => None,
+        }
+    }
+}
+
+/// What has changed in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This identity's session or enrolment; the generation, if it is known.
+    Identity(String, Option<Generation>),
+    /// The store was away, and anything may have changed, backwards too.
+    Anything,
+}
+
+/// An identity that was added while the proxy ran.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    /// The `client_id` of its application.
+    pub client_id: String,
+    /// Its JWT; without one it lives in the session of a login.
+    pub jwt: Option<Secret>,
+}
+
+/// What [`TokenStore::survey`] tells of an identity.
+#[derive(Clone, Debug)]
+pub struct Surveyed {
+    /// Its name.
+    pub identity: String,
+    /// Its session, without secrets.
+    pub session: Option<Outline>,
+    /// Whether it was added while the proxy ran.
+    pub enrolled: bool,
+}
+
+/// A stored session without its secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Which set.
+    pub generation: Generation,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When its access token ends.
+    pub expires_at: Timestamp,
+    /// Whether it has a refresh token.
+    pub has_refresh: bool,
+    /// When that ends, if the server said so.
+    pub refresh_expires_at: Option<Timestamp>,
+}
+
+impl Outline {
+    /// Of a token set.
+    pub fn of(set: &TokenSet) -> Self {
+        Self {
+            generation: set.generation,
+            issued_at: set.issued_at,
+            expires_at: set.expires_at,
+            has_refresh: set.refresh.is_some(),
+            refresh_expires_at: set.refresh.as_ref().and_then(|refresh| refresh.expires_at),
+        }
+    }
 }
 
 /// A token set with what is needed to decide whether it still fits the configuration.
@@ -84,6 +211,7 @@ impl Provenance {
                 [username.as_str(), extension.as_deref().unwrap_or_default()].map(&mut add)
             }
             Credential::ClientCredentials => ["client", ""].map(&mut add),
+            Credential::Login => ["login", ""].map(&mut add),
         };
         Self(digest.finalize().into())
     }
@@ -105,16 +233,30 @@ impl fmt::Debug for Provenance {
     }
 }
 
-/// The right to renew one identity, for as long as this value lives.
+/// The right to renew one identity, for as long as this value lives and its holder keeps up.
 pub struct Lease {
     identity: String,
-    _held: Box<dyn Any + Send + Sync>,
+    held: Box<dyn Hold>,
+}
+
+/// What stands behind a [`Lease`]. Dropping it gives the lease back.
+pub trait Hold: Any + Send + Sync {
+    /// Whether nobody else can have the lease by now. One that is kept by a heartbeat lapses when
+    /// the process or its store stood still for too long.
+    fn is_live(&self) -> bool {
+        true
+    }
 }
 
 impl Lease {
-    /// Of `identity`; dropping `held` gives the lease back.
-    pub fn new(identity: impl Into<String>, held: impl Any + Send + Sync) -> Self {
-        Self { identity: identity.into(), _held: Box::new(held) }
+    /// Of `identity`.
+    pub fn new(identity: impl Into<String>, held: impl Hold) -> Self {
+        Self { identity: identity.into(), held: Box::new(held) }
+    }
+
+    /// Whether it still keeps others out. To be asked right before the token request is sent.
+    pub fn is_live(&self) -> bool {
+        self.held.is_live()
     }
 
     /// Whose lease it is.
@@ -168,6 +310,29 @@ pub enum StoreError {
         expected: Generation,
         /// What is there.
         found: Generation,
+    },
+    /// The server that keeps the sessions cannot be reached, or does not do what it was asked.
+    #[error(
+        "the store at {address} cannot {action}: check that it runs, its address and its password"
+    )]
+    Server {
+        /// Host and port, without credentials.
+        address: String,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The session is sealed, and none of the configured keys opens it.
+    #[error(
+        "the session of {identity:?} is sealed with key {key:?}: add that key to store.encryption_keys"
+    )]
+    Sealed {
+        /// Whose session.
+        identity: String,
+        /// Which key, by the start of its digest.
+        key: String,
     },
     /// The task that did the work ended early.
     #[error("the store's worker was stopped: the process is ending")]

@@ -11,6 +11,7 @@ use crate::secret::Secret;
 pub mod budget;
 pub mod identities;
 pub mod keeper;
+pub mod ledger;
 pub mod lifecycle;
 pub mod queue;
 pub mod slot;

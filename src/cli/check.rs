@@ -82,6 +82,7 @@ fn described(identity: &IdentitySettings) -> String {
         Credential::AuthorizationCode { .. } => "an authorization code, good once".to_owned(),
         Credential::Password { username, .. } => format!("the password of {username:?}"),
         Credential::ClientCredentials => "client credentials".to_owned(),
+        Credential::Login => "the session of `ringbearer login`".to_owned(),
     };
     format!("{}: logs in to {} with {credential}", identity.name, identity.application.name)
 }

@@ -26,7 +26,9 @@ impl Grant<'_> {
             Self::Open(Credential::AuthorizationCode { .. }) => "authorization_code",
             Self::Open(Credential::Password { .. }) => "password",
             Self::Open(Credential::ClientCredentials) => "client_credentials",
-            Self::Open(Credential::RefreshToken(_)) | Self::Refresh(_) => "refresh_token",
+            Self::Open(Credential::RefreshToken(_) | Credential::Login) | Self::Refresh(_) => {
+                "refresh_token"
+            }
         }
     }
 }
@@ -82,7 +84,8 @@ fn append_credential(form: &mut Serializer<'_, String>, credential: &Credential)
             }
             form.append_pair("password", password.expose());
         }
-        Credential::ClientCredentials => {}
+        // Nothing opens a session of a login but another login; the lifecycle knows.
+        Credential::ClientCredentials | Credential::Login => {}
     }
 }
 
@@ -113,7 +116,7 @@ impl Credential {
     pub fn reopens(&self) -> bool {
         match self {
             Self::Jwt(_) | Self::Password { .. } | Self::ClientCredentials => true,
-            Self::RefreshToken(_) | Self::AuthorizationCode { .. } => false,
+            Self::RefreshToken(_) | Self::AuthorizationCode { .. } | Self::Login => false,
         }
     }
 }

@@ -263,7 +263,10 @@ fn single_use(credential: &Credential) -> Option<(&'static str, &str)> {
     match credential {
         Credential::RefreshToken(token) => Some(("refresh_token", token.expose())),
         Credential::AuthorizationCode { code, .. } => Some(("authorization_code", code.expose())),
-        Credential::Jwt(_) | Credential::Password { .. } | Credential::ClientCredentials => None,
+        Credential::Jwt(_)
+        | Credential::Password { .. }
+        | Credential::ClientCredentials
+        | Credential::Login => None,
     }
 }
 

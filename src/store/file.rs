@@ -16,10 +16,15 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, OFlags};
 use tokio::sync::Semaphore;
 
-use super::{Lease, StoreError, StoreFuture, Stored, TokenStore};
-use crate::token::Generation;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-mod document;
+use super::{
+    Change, Enrolment, Entry, Hold, Lease, StoreError, StoreFuture, Stored, Surveyed, TokenStore,
+    document,
+};
+use crate::clock::Timestamp;
+use crate::token::Generation;
+use crate::token::ledger::Ledger;
 
 /// No session comes near this.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -61,9 +66,11 @@ impl FileStore {
 }
 
 impl TokenStore for FileStore {
-    fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Stored>> {
+    fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Entry> {
         let identity = identity.to_owned();
-        self.on_disk(move |directory| directory.load(&identity))
+        self.on_disk(move |directory| {
+            Ok(directory.load(&identity)?.map_or(Entry::Absent, Entry::Session))
+        })
     }
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
@@ -91,11 +98,45 @@ impl TokenStore for FileStore {
         self.on_disk(move |directory| directory.save(&identity, &stored, expected))
     }
 
-    fn erase<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, ()> {
+    fn erase<'a>(&'a self, lease: &'a Lease, _expected: Generation) -> StoreFuture<'a, ()> {
         let identity = lease.identity().to_owned();
         self.on_disk(move |directory| directory.erase(&identity))
     }
+
+    fn changes(&self) -> UnboundedReceiver<Change> {
+        unbounded_channel().1
+    }
+
+    fn enrol<'a>(
+        &'a self,
+        _identity: &'a str,
+        _enrolment: Option<&'a Enrolment>,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async { Err(StoreError::Stopped) })
+    }
+
+    fn enrolment<'a>(&'a self, _identity: &'a str) -> StoreFuture<'a, Option<Enrolment>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn post<'a>(
+        &'a self,
+        _application: &'a str,
+        _change: &'a mut (dyn FnMut(&mut Ledger, Timestamp) + Send),
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async { Err(StoreError::Stopped) })
+    }
+
+    fn check(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 }
+
+impl Hold for File {}
 
 /// The blocking half: plain files.
 #[derive(Clone, Debug)]

@@ -153,9 +153,8 @@ impl Driver {
     async fn read(&mut self) -> Event {
         match self.around.store.load(self.keeper.name()).await {
             Ok(there) => {
-                let generation = there.as_ref().map(|stored| stored.set.generation);
-                self.floor = self.floor.max(generation.unwrap_or(Generation::NONE));
-                let newer = newer(there, self.provenance, self.set.as_ref());
+                self.floor = self.floor.max(there.generation());
+                let newer = newer(there.session(), self.provenance, self.set.as_ref());
                 Event::Read(newer.map(|set| self.keep(set)))
             }
             Err(error) => self.failed(error.into()),

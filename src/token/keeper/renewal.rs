@@ -47,9 +47,9 @@ impl Renewal {
         let store = Arc::clone(&self.around.store);
         let lease = store.lease(&self.settings.name).await?.ok_or(TokenError::LeaseHeld)?;
         let there = store.load(&self.settings.name).await?;
-        let expected = there.as_ref().map_or(Generation::NONE, |stored| stored.set.generation);
+        let expected = there.generation();
         self.floor = self.floor.max(expected);
-        if let Some(newer) = newer(there, self.provenance, self.latest.as_ref()) {
+        if let Some(newer) = newer(there.session(), self.provenance, self.latest.as_ref()) {
             return Ok(Obtained::Newer(newer));
         }
         let set = match (self.unsaved.take(), held) {
@@ -105,7 +105,7 @@ impl Renewal {
             Ok(()) => Ok(Obtained::New(stored.set)),
             Err(error @ StoreError::Conflict { .. }) => {
                 let there = self.around.store.load(lease.identity()).await?;
-                let newer = newer(there, self.provenance, self.latest.as_ref());
+                let newer = newer(there.session(), self.provenance, self.latest.as_ref());
                 Ok(Obtained::Newer(newer.ok_or(error)?))
             }
             Err(error) => {
