@@ -122,7 +122,14 @@ struct Early {
     head: Parts,
     content: Incoming,
     found: Found,
-    identity: IdentityId,
+    identity: Whose,
+}
+
+/// Whose token a request is to carry.
+enum Whose {
+    Known(IdentityId),
+    /// Somebody who may have been added since this process started.
+    Stranger(String),
 }
 
 impl Proxy {
@@ -191,10 +198,18 @@ impl Proxy {
             return Err(ProxyError::Loop);
         }
         let identity = self.identity(found.identity(&head.headers))?;
-        record.identified(self.identities.keeper(identity).name());
+        let token = match &identity {
+            Whose::Known(id) => {
+                record.identified(self.identities.keeper(*id).name());
+                self.current_token(*id).map(|token| (*id, token))
+            }
+            Whose::Stranger(_) => None,
+        };
         let early = Early { head, content, found, identity };
-        Ok(match self.current_token(identity) {
-            Some(token) => Prepared::Ready(self.exchange(early, token.value), token.generation),
+        Ok(match token {
+            Some((id, token)) => {
+                Prepared::Ready(self.exchange(id, early, token.value), token.generation)
+            }
             None => Prepared::Early(Some(Box::new(early))),
         })
     }
@@ -221,17 +236,36 @@ impl Proxy {
         early: Early,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
-        let token = self.awaited_token(early.identity).await?;
-        let mut exchange = self.exchange(early, token.value);
+        let identity = self.known(&early.identity, record).await?;
+        let token = self.awaited_token(identity).await?;
+        let mut exchange = self.exchange(identity, early, token.value);
         self.relay(&mut exchange, token.generation, record).await
     }
 
-    fn identity(&self, wanted: Option<&HeaderValue>) -> Result<IdentityId, ProxyError> {
+    fn identity(&self, wanted: Option<&HeaderValue>) -> Result<Whose, ProxyError> {
         let Some(wanted) = wanted else {
-            return self.identities.only().ok_or(ProxyError::NoIdentity);
+            return self.identities.only().map(Whose::Known).ok_or(ProxyError::NoIdentity);
         };
         let name = String::from_utf8_lossy(wanted.as_bytes());
-        self.identities.find(&name).ok_or_else(|| ProxyError::UnknownIdentity(name.into_owned()))
+        let known = self.identities.find(&name);
+        Ok(known.map_or_else(|| Whose::Stranger(name.into_owned()), Whose::Known))
+    }
+
+    /// Looks a stranger up in the store.
+    async fn known(&self, whose: &Whose, record: &mut Record) -> Result<IdentityId, ProxyError> {
+        let name = match whose {
+            Whose::Known(id) => return Ok(*id),
+            Whose::Stranger(name) => name,
+        };
+        let found = self.timers.within(self.limits.token_wait, self.identities.discover(name));
+        match found.await {
+            Ok(Ok(Some(id))) => {
+                record.identified(self.identities.keeper(id).name());
+                Ok(id)
+            }
+            Ok(Ok(None)) => Err(ProxyError::UnknownIdentity(name.clone())),
+            Ok(Err(_)) | Err(_) => Err(ProxyError::IdentityNotRead(name.clone())),
+        }
     }
 
     fn current_token(&self, identity: IdentityId) -> Option<Token> {
@@ -259,8 +293,8 @@ impl Proxy {
         Err(ProxyError::NoToken { identity: keeper.name().to_owned(), why })
     }
 
-    fn exchange(&self, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { head, content, found, identity } = early;
+    fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
+        let Early { head, content, found, identity: _ } = early;
         let mut fields = head.headers;
         let (host, via) = (Some(&self.names.host), self.names.via(head.version));
         headers::to_upstream(&mut fields, &found, Injected { bearer: &bearer, host, via });

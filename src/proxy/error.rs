@@ -29,6 +29,9 @@ pub enum ProxyError {
     /// No identity of that name.
     #[error("there is no identity \"{0}\": see X-Ringbearer-Identity and [identity.NAME]")]
     UnknownIdentity(String),
+    /// Whether there is an identity of that name cannot be found out.
+    #[error("the store cannot say whether there is an identity \"{0}\": see the log")]
+    IdentityNotRead(String),
     /// Several identities, and the client named none.
     #[error("several identities are configured: name one in the field X-Ringbearer-Identity")]
     NoIdentity,
@@ -76,6 +79,7 @@ impl ProxyError {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
             }
             Self::NoToken { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RBR-201"),
+            Self::IdentityNotRead(_) => (StatusCode::SERVICE_UNAVAILABLE, "RBR-203"),
             Self::Upstream(SendError::Connect(ConnectError::Timeout { .. })) => {
                 (StatusCode::GATEWAY_TIMEOUT, "RBR-301")
             }
@@ -90,7 +94,9 @@ impl ProxyError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { why, .. } => Some(why.retry_after.max(Duration::from_secs(1))),
-            Self::Upstream(SendError::Connect(_)) => Some(Duration::from_secs(5)),
+            Self::IdentityNotRead(_) | Self::Upstream(SendError::Connect(_)) => {
+                Some(Duration::from_secs(5))
+            }
             _ => None,
         }
     }
@@ -160,6 +166,7 @@ mod tests {
             ProxyError::Refused(Refusal::Method),
             ProxyError::Refused(Refusal::TokenManagement),
             ProxyError::UnknownIdentity(String::new()),
+            ProxyError::IdentityNotRead(String::new()),
             ProxyError::NoIdentity,
             ProxyError::ClientBroke,
             ProxyError::Upstream(SendError::Timeout(limit)),

@@ -294,9 +294,16 @@ fn ttl(
 
 /// A name becomes a file name in the store and a word in logs.
 fn check_name(name: &str) -> Result<(), SettingsError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let fits = name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if fits && name.chars().all(is_plain) { Ok(()) } else { Err(SettingsError::Name) }
+    if IdentitySettings::is_name(name) { Ok(()) } else { Err(SettingsError::Name) }
+}
+
+impl IdentitySettings {
+    /// Whether an identity may be called so.
+    pub fn is_name(name: &str) -> bool {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let fits = name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        fits && name.chars().all(is_plain)
+    }
 }
 
 const CODE_NEEDS_IT: &str = "authorization_code was issued to one";

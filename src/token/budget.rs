@@ -98,19 +98,29 @@ impl Budget {
 
     /// A permit, if it is this ticket's turn.
     pub fn take(&mut self, ticket: &Ticket, now: Timestamp) -> Turn {
+        match self.blocked(ticket, now) {
+            Some(turn) => turn,
+            None => Turn::Go(self.grant(ticket)),
+        }
+    }
+
+    /// What keeps this ticket from its turn, if anything does.
+    pub fn blocked(&mut self, ticket: &Ticket, now: Timestamp) -> Option<Turn> {
         self.forget(now);
         if self.queue.first() != Some(&(ticket.class, ticket.number)) {
-            return Turn::Behind;
+            return Some(Turn::Behind);
         }
         if let Some(at) = self.opens_at(now) {
-            return Turn::At(at);
+            return Some(Turn::At(at));
         }
-        if self.in_flight == self.limit {
-            return Turn::Behind;
-        }
+        (self.in_flight == self.limit).then_some(Turn::Behind)
+    }
+
+    /// A permit for a ticket that was not [`blocked`](Self::blocked) a moment ago.
+    pub fn grant(&mut self, ticket: &Ticket) -> Permit {
         self.leave(ticket);
         self.in_flight += 1;
-        Turn::Go(Permit(()))
+        Permit(())
     }
 
     /// When the silence or a full window is over; `None` if neither is in the way.

@@ -5,19 +5,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
+use tracing::{info, warn};
 
 use super::keeper::Keeper;
 use super::keeper::driver::{Driver, Surroundings};
+use super::lifecycle::keep_alive_due;
 use super::queue::Queue;
 use crate::clock::{Clock, RECHECK, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
-use crate::settings::{ApplicationSettings, IdentitySettings};
-use crate::store::TokenStore;
+use crate::settings::{ApplicationSettings, Credential, IdentitySettings};
+use crate::store::{Change, Enrolment, StoreError, TokenStore};
+use crate::telemetry::chain;
 
 /// Which identity, as an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,19 +34,27 @@ impl IdentityId {
     }
 }
 
-/// All identities of the process.
+/// All identities of the process: those of the configuration, and those that were added since,
+/// whose keepers are made when somebody asks for them.
 pub struct Identities {
-    keepers: Vec<Arc<Keeper>>,
-    queues: Vec<Arc<Queue>>,
-    names: HashMap<String, IdentityId>,
+    keepers: boxcar::Vec<Arc<Keeper>>,
+    names: RwLock<HashMap<String, IdentityId>>,
+    configured: usize,
+    applications: Vec<Arc<ApplicationSettings>>,
+    queues: HashMap<String, Arc<Queue>>,
     store: Arc<dyn TokenStore>,
     endpoint: TokenEndpoint,
     clock: Clock,
+    /// Who needs a driver.
+    agency: UnboundedSender<IdentityId>,
+    hired: Mutex<UnboundedReceiver<IdentityId>>,
+    /// Strangers are looked up a few at a time.
+    lookups: Semaphore,
 }
 
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.keepers.iter().map(|keeper| keeper.name())).finish()
+        f.debug_set().entries(self.iter().map(|(_, keeper)| keeper.name())).finish()
     }
 }
 
@@ -54,26 +66,50 @@ impl Identities {
         endpoint: TokenEndpoint,
         clock: Clock,
     ) -> Self {
-        let keepers = settings.iter().map(|s| Arc::new(Keeper::new(Arc::clone(s), clock.clone())));
-        let names = settings.iter().zip(0..).map(|(s, id)| (s.name.clone(), IdentityId(id)));
-        Self {
-            keepers: keepers.collect(),
-            queues: queues(settings, &clock),
-            names: names.collect(),
+        let (agency, hired) = unbounded_channel();
+        let mut all = Self {
+            keepers: boxcar::Vec::new(),
+            names: RwLock::default(),
+            configured: 0,
+            applications: Vec::new(),
+            queues: HashMap::new(),
             store,
             endpoint,
             clock,
+            agency,
+            hired: Mutex::new(hired),
+            lookups: Semaphore::new(PARALLEL_LOOKUPS),
+        };
+        for identity in settings {
+            all.open_queue(&identity.application);
+            let id = all.add(Arc::clone(identity));
+            all.keeper(id).hire();
         }
+        all.configured = settings.len();
+        all
     }
 
-    /// The identity of that name.
+    /// The identity of that name, if it is configured or has been asked for before.
     pub fn find(&self, name: &str) -> Option<IdentityId> {
-        self.names.get(name).copied()
+        self.names.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
-    /// The identity, if there is exactly one.
+    /// The identity of that name, if it was ever added.
+    pub async fn discover(&self, name: &str) -> Result<Option<IdentityId>, StoreError> {
+        let _permit = self.lookups.acquire().await.map_err(|_| StoreError::Stopped)?;
+        if let Some(id) = self.find(name) {
+            return Ok(Some(id));
+        }
+        if !IdentitySettings::is_name(name) {
+            return Ok(None);
+        }
+        let Some(enrolment) = self.store.enrolment(name).await? else { return Ok(None) };
+        Ok(self.admit(name, enrolment))
+    }
+
+    /// The identity, if exactly one is configured.
     pub fn only(&self) -> Option<IdentityId> {
-        (self.keepers.len() == 1).then_some(IdentityId(0))
+        (self.configured == 1).then_some(IdentityId(0))
     }
 
     /// Its keeper.
@@ -81,42 +117,192 @@ impl Identities {
         &self.keepers[id.index()]
     }
 
-    /// All of them, in the order of the configuration.
+    /// All that are known here: those of the configuration, in its order, then the others.
     pub fn iter(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
-        (0..).map(IdentityId).zip(self.keepers.iter().map(Arc::as_ref))
+        (0..).map(IdentityId).zip(self.keepers.iter().map(|(_, keeper)| &**keeper))
+    }
+
+    /// Adds an identity for good, in the store and here.
+    pub async fn enrol(&self, name: &str, enrolment: Enrolment) -> Result<(), EnrolError> {
+        if !IdentitySettings::is_name(name) {
+            return Err(EnrolError::Name);
+        }
+        if self.find(name).is_some_and(|id| id.index() < self.configured) {
+            return Err(EnrolError::Configured);
+        }
+        if !self.applications.iter().any(|known| known.client_id == enrolment.client_id) {
+            return Err(EnrolError::UnknownApplication);
+        }
+        self.store.enrol(name, Some(&enrolment)).await?;
+        self.drop_name(name);
+        self.admit(name, enrolment);
+        Ok(())
+    }
+
+    /// Removes an identity that was added. Its session stays in the store until a logout.
+    pub async fn remove(&self, name: &str) -> Result<(), EnrolError> {
+        if self.find(name).is_some_and(|id| id.index() < self.configured) {
+            return Err(EnrolError::Configured);
+        }
+        self.store.enrol(name, None).await?;
+        self.drop_name(name);
+        Ok(())
+    }
+
+    /// Whether the store answers.
+    pub async fn check_store(&self) -> Result<(), StoreError> {
+        self.store.check().await
     }
 
     /// Keeps all tokens until `shutdown`; then begins nothing new, finishes and stores what is under
     /// way, and returns.
     ///
     /// # Panics
-    /// If an identity's task panicked.
+    /// If an identity's task panicked, or if it is called twice at a time.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let (end, ending) = watch::channel(false);
+        let mut hired = self.hired.try_lock().expect("identities are run once");
         let mut drivers = JoinSet::new();
-        for (keeper, queue) in self.keepers.iter().zip(&self.queues) {
-            let around = Surroundings {
-                store: Arc::clone(&self.store),
-                endpoint: self.endpoint.clone(),
-                queue: Arc::clone(queue),
-                clock: self.clock.clone(),
-                ending: ending.clone(),
-            };
-            drivers.spawn(Driver::new(Arc::clone(keeper), around).run());
-        }
-        let driven = async {
-            while let Some(ended) = drivers.join_next().await {
-                ended.expect("an identity's task does not panic");
+        let mut others = std::pin::pin!(async {
+            tokio::join!(self.watch_clock(), self.watch_store(), self.patrol());
+        });
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(id) = hired.recv() => {
+                    let keeper = Arc::clone(&self.keepers[id.index()]);
+                    let around = self.surroundings(&keeper, &ending);
+                    let stays = id.index() < self.configured;
+                    drivers.spawn(Driver::new(keeper, around, stays).run());
+                }
+                Some(ended) = drivers.join_next() => {
+                    ended.expect("an identity's task does not panic");
+                }
+                () = &mut others => unreachable!("they never return"),
             }
-        };
-        tokio::pin!(driven);
-        tokio::select! {
-            () = shutdown => {}
-            () = self.watch_clock() => {}
-            () = &mut driven => {}
         }
         end.send_replace(true);
-        driven.await;
+        while let Some(ended) = drivers.join_next().await {
+            ended.expect("an identity's task does not panic");
+        }
+    }
+
+    fn open_queue(&mut self, application: &Arc<ApplicationSettings>) {
+        if self.applications.iter().any(|known| known.client_id == application.client_id) {
+            return;
+        }
+        let queue = Queue::new(application, Arc::clone(&self.store), self.clock.clone());
+        self.queues.insert(application.client_id.clone(), Arc::new(queue));
+        self.applications.push(Arc::clone(application));
+    }
+
+    fn add(&self, settings: Arc<IdentitySettings>) -> IdentityId {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let new = |index| IdentityId(u32::try_from(index).expect("memory ends before"));
+        *names.entry(settings.name.clone()).or_insert_with(|| {
+            new(self.keepers.push_with(|index| {
+                let (clock, agency) = (self.clock.clone(), self.agency.clone());
+                Arc::new(Keeper::new(settings, clock, new(index), agency))
+            }))
+        })
+    }
+
+    /// Makes the keeper of an identity that was added; `None` if its application is not configured.
+    fn admit(&self, name: &str, enrolment: Enrolment) -> Option<IdentityId> {
+        let mut applications = self.applications.iter();
+        let Some(application) = applications.find(|known| known.client_id == enrolment.client_id)
+        else {
+            warn!(
+                identity = name,
+                "this identity belongs to an application that is not configured: add the \
+                 application of its client id, or log it out"
+            );
+            return None;
+        };
+        let credential = enrolment.jwt.map_or(Credential::Login, Credential::Jwt);
+        Some(self.add(Arc::new(IdentitySettings {
+            name: name.to_owned(),
+            application: Arc::clone(application),
+            credential,
+            endpoint_id: None,
+            access_token_ttl: None,
+            refresh_token_ttl: None,
+            scope: None,
+        })))
+    }
+
+    /// From now on the name is looked up again; the keeper goes when its token has lapsed.
+    fn drop_name(&self, name: &str) {
+        let gone = self.names.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(id) = gone {
+            self.keepers[id.index()].dismiss();
+        }
+    }
+
+    fn surroundings(&self, keeper: &Keeper, ending: &watch::Receiver<bool>) -> Surroundings {
+        Surroundings {
+            store: Arc::clone(&self.store),
+            endpoint: self.endpoint.clone(),
+            queue: Arc::clone(&self.queues[keeper.client_id()]),
+            clock: self.clock.clone(),
+            ending: ending.clone(),
+        }
+    }
+
+    /// Tells keepers what other processes have done. It never returns.
+    async fn watch_store(&self) {
+        let mut changes = self.store.changes();
+        while let Some(change) = changes.recv().await {
+            match change {
+                Change::Identity(name, generation) => {
+                    let Some(id) = self.find(&name) else { continue };
+                    self.keeper(id).changed(generation);
+                    if generation.is_none() && id.index() >= self.configured {
+                        self.confirm(&name).await;
+                    }
+                }
+                Change::Anything => {
+                    info!("the store is back: every session is compared with it");
+                    self.iter().for_each(|(_, keeper)| keeper.changed(None));
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Drops the name of an identity that another process has removed or added anew.
+    async fn confirm(&self, name: &str) {
+        let Ok(enrolment) = self.store.enrolment(name).await else { return };
+        let known = self.find(name).map(|id| self.keeper(id).has_enrolment(enrolment.as_ref()));
+        if known == Some(false) {
+            self.drop_name(name);
+        }
+    }
+
+    /// Wakes those whose session would otherwise end because nobody uses it. It never returns.
+    async fn patrol(&self) {
+        loop {
+            match self.store.survey().await {
+                Ok(found) => {
+                    let now = self.clock.now();
+                    for line in found {
+                        let due = line.session.and_then(|it| keep_alive_due(&line.identity, &it));
+                        if due.is_some_and(|due| due <= now + PATROL)
+                            && let Ok(Some(id)) = self.discover(&line.identity).await
+                        {
+                            self.keeper(id).hire();
+                        }
+                    }
+                }
+                Err(error) => {
+                    let cause = chain(&error);
+                    warn!(cause, "the store could not be searched for sessions near their end");
+                }
+            }
+            self.clock.sleep(PATROL).await;
+        }
     }
 
     /// Notices when the wall clock is set back, which no deadline would. It never returns.
@@ -126,26 +312,33 @@ impl Identities {
             self.clock.sleep_until(before + RECHECK).await;
             let now = self.clock.now();
             if let Some(by) = set_back(before, now) {
-                for keeper in &self.keepers {
-                    keeper.clock_set_back(by);
-                }
+                self.iter().for_each(|(_, keeper)| keeper.clock_set_back(by));
             }
             before = now;
         }
     }
 }
 
-/// The queue of each identity, one and the same for all of an application.
-fn queues(settings: &[Arc<IdentitySettings>], clock: &Clock) -> Vec<Arc<Queue>> {
-    let mut of_application = HashMap::new();
-    let mut queue = |application: &ApplicationSettings| {
-        let limit = application.token_requests_per_minute.get() as usize;
-        let new = || Arc::new(Queue::new(limit, clock.clone()));
-        // The server counts by client id; two applications of the configuration may share one.
-        let key = (application.client_id.clone(), application.token_url.to_string());
-        Arc::clone(of_application.entry(key).or_insert_with(new))
-    };
-    settings.iter().map(|s| queue(&s.application)).collect()
+/// How often the store is searched for sessions near their end.
+const PATROL: Duration = Duration::from_secs(3600);
+
+const PARALLEL_LOOKUPS: usize = 8;
+
+/// Why an identity was not added or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The name does not do.
+    #[error("a name is at most 64 letters, digits, - and _, and begins with a letter or a digit")]
+    Name,
+    /// The configuration has it.
+    #[error("this identity stands in the configuration file: change it there")]
+    Configured,
+    /// Nothing is known of its application.
+    #[error("no application of the configuration has this client id: add an [application.NAME]")]
+    UnknownApplication,
+    /// The store failed.
+    #[error("the identity cannot be stored")]
+    Store(#[from] StoreError),
 }
 
 /// By how much the clock went backwards, beyond what a time daemon does in its ordinary work.

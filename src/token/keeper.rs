@@ -5,17 +5,20 @@
 //! leaves a mark and watches: a thousand callers cost one renewal, and one that goes away ends none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
 use super::Generation;
+use super::identities::IdentityId;
 use super::lifecycle::{Known, Lost, Signal, Standing};
 use super::slot::TokenSlot;
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
-use crate::settings::IdentitySettings;
+use crate::settings::{Credential, IdentitySettings};
+use crate::store::Enrolment;
 
 pub(super) mod driver;
 mod renewal;
@@ -29,6 +32,16 @@ pub struct Keeper {
     slot: TokenSlot,
     view: watch::Sender<View>,
     signals: Signals,
+    post: Post,
+}
+
+/// Whether a driver is at work, and where one is had.
+#[derive(Debug)]
+struct Post {
+    id: IdentityId,
+    agency: UnboundedSender<IdentityId>,
+    taken: AtomicBool,
+    abolished: AtomicBool,
 }
 
 /// Why there is no usable token, and when to ask again.
@@ -87,6 +100,8 @@ struct Signals {
     accepted: AtomicU64,
     /// Milliseconds by which the wall clock was set back.
     set_back: AtomicU64,
+    /// The store may have something else than we believe.
+    changed: AtomicBool,
 }
 
 /// A look at the view: there it is, there will be none, or look again.
@@ -97,9 +112,18 @@ enum Sight {
 }
 
 impl Keeper {
-    pub(super) fn new(settings: Arc<IdentitySettings>, clock: Clock) -> Self {
+    /// `agency` is told when the identity needs a driver.
+    pub(super) fn new(
+        settings: Arc<IdentitySettings>,
+        clock: Clock,
+        id: IdentityId,
+        agency: UnboundedSender<IdentityId>,
+    ) -> Self {
         let view = watch::Sender::new(View::starting());
-        Self { settings, clock, slot: TokenSlot::default(), view, signals: Signals::default() }
+        let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
+        let post = Post { id, agency, taken, abolished };
+        let (slot, signals) = (TokenSlot::default(), Signals::default());
+        Self { settings, clock, slot, view, signals, post }
     }
 
     /// The identity's name.
@@ -181,6 +205,56 @@ impl Keeper {
         self.signals.wake.notify_one();
     }
 
+    /// Tells the driver that another process has changed the stored session, to `generation` if
+    /// that is known. What we have ourselves is no news.
+    pub(super) fn changed(&self, generation: Option<Generation>) {
+        let latest = self.view.borrow().latest.map(|known| known.generation);
+        if generation.is_none() || generation > latest {
+            self.signals.changed.store(true, Ordering::Relaxed);
+            self.signals.wake.notify_one();
+        }
+    }
+
+    /// Whose budget its token requests belong to.
+    pub(super) fn client_id(&self) -> &str {
+        &self.settings.application.client_id
+    }
+
+    /// Sees to it that a driver is at work.
+    pub(super) fn hire(&self) {
+        let post = &self.post;
+        if !post.abolished.load(Ordering::Relaxed) && !post.taken.swap(true, Ordering::AcqRel) {
+            // An error says that the process is ending.
+            let _ = post.agency.send(post.id);
+        }
+    }
+
+    /// The driver is about to leave, because nobody needs it.
+    fn leave(&self) {
+        self.post.taken.store(false, Ordering::Release);
+        // Somebody may have come in the meantime, and taken the post for taken.
+        if self.signals.waiting.load(Ordering::Acquire) > 0 {
+            self.hire();
+        }
+    }
+
+    /// The identity was removed: its driver leaves, and none comes after it.
+    pub(super) fn dismiss(&self) {
+        self.post.abolished.store(true, Ordering::Relaxed);
+        self.signals.wake.notify_one();
+    }
+
+    /// Whether it was made from this enrolment.
+    pub(super) fn has_enrolment(&self, enrolment: Option<&Enrolment>) -> bool {
+        let jwt = match &self.settings.credential {
+            Credential::Jwt(jwt) => Some(jwt.expose()),
+            _ => None,
+        };
+        enrolment.is_some_and(|there| {
+            there.client_id == self.client_id() && there.jwt.as_ref().map(|jwt| jwt.expose()) == jwt
+        })
+    }
+
     async fn watch(&self, look: impl Fn(&View, Timestamp) -> Sight) -> Result<(), Unavailable> {
         let mut view = self.view.subscribe();
         let _waiting = Waiting::of(&self.signals.waiting);
@@ -189,7 +263,10 @@ impl Keeper {
             match sight {
                 Sight::Usable => return Ok(()),
                 Sight::Never(why) => return Err(why),
-                Sight::Later => self.signals.wake.notify_one(),
+                Sight::Later => {
+                    self.hire();
+                    self.signals.wake.notify_one();
+                }
             }
             view.changed().await.expect("self holds the sender");
         }
@@ -216,6 +293,9 @@ impl Signals {
     /// Everything reported since `seen`, and the number of refusals to remember as seen.
     fn collect(&self, seen: u64) -> (Vec<Signal>, u64) {
         let mut signals = Vec::new();
+        if self.changed.swap(false, Ordering::Relaxed) {
+            signals.push(Signal::Changed);
+        }
         let set_back = self.set_back.swap(0, Ordering::Relaxed);
         if set_back > 0 {
             signals.push(Signal::ClockSetBack(Duration::from_millis(set_back)));

@@ -14,7 +14,7 @@ mod pace;
 mod words;
 
 use pace::Forced;
-pub use pace::{Pace, renew_at};
+pub use pace::{Pace, keep_alive_due, renew_at};
 pub use words::{Action, Event, Failure, Known, Lost, Means, Signal, Source, Standing};
 
 /// The state of one identity.
@@ -103,6 +103,7 @@ impl Lifecycle {
         let current = self.current.as_mut();
         match signal {
             Signal::Wanted => self.wanted = true,
+            Signal::Changed => {}
             Signal::Accepted(generation) => {
                 let current = current.filter(|c| c.known.generation == generation && !c.refused);
                 if let Some(current) = current {

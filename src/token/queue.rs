@@ -1,20 +1,44 @@
 //! The queue of one application's keepers before its [`Budget`]: the async shell that waits for a
 //! turn and hands the permit back when the holder is done, whatever becomes of it.
+//!
+//! The budget orders the identities of this process; whoever is first there asks the store's
+//! [`Ledger`](super::ledger) for all processes.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tracing::debug;
 
 use super::budget::{Budget, Class, Permit, Ticket, Turn};
+use super::ledger::{ASK_AGAIN, Leave, Ledger};
 use crate::clock::{Clock, Timestamp};
+use crate::settings::ApplicationSettings;
+use crate::store::{StoreError, TokenStore};
 
 /// Token requests of one application, shared by all its identities.
-#[derive(Debug)]
 pub struct Queue {
     budget: Mutex<Budget>,
     moved: Notify,
     clock: Clock,
+    shared: Arc<Shared>,
+}
+
+/// The application's accounts over all processes.
+struct Shared {
+    store: Arc<dyn TokenStore>,
+    client_id: String,
+    limit: usize,
+    /// This process and application, by a name that no other has.
+    process: String,
+    requests: AtomicU64,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("process", &self.shared.process).finish_non_exhaustive()
+    }
 }
 
 /// Whether to go on waiting.
@@ -24,23 +48,33 @@ pub enum Progress<'a> {
     Turn(Held<'a>),
     /// Something changed: reconsider the class and call again.
     Again,
+    /// The ledger cannot be had, and without it nothing is sent.
+    Down(StoreError),
 }
 
 impl Queue {
-    /// Of an application that may send `limit` token requests a minute.
-    pub fn new(limit: usize, clock: Clock) -> Self {
-        Self { budget: Mutex::new(Budget::new(limit)), moved: Notify::new(), clock }
+    /// Of `application`, whose ledger is in `store`.
+    pub fn new(
+        application: &ApplicationSettings,
+        store: Arc<dyn TokenStore>,
+        clock: Clock,
+    ) -> Self {
+        let limit = application.token_requests_per_minute.get() as usize;
+        let shared = Shared {
+            store,
+            client_id: application.client_id.clone(),
+            limit,
+            process: format!("{:016x}", fastrand::u64(..)),
+            requests: AtomicU64::new(0),
+        };
+        let budget = Mutex::new(Budget::new(limit));
+        Self { budget, moved: Notify::new(), clock, shared: Arc::new(shared) }
     }
 
     /// Takes a place. Dropping it gives it up.
     pub fn join(&self, class: Class) -> Place<'_> {
         let ticket = self.budget().join(class);
         Place { queue: self, ticket }
-    }
-
-    /// Sends nothing until then.
-    pub fn silence(&self, until: Timestamp) {
-        self.budget().silence(until);
     }
 
     /// When the application may send again, if it is silent or out of budget now.
@@ -51,6 +85,62 @@ impl Queue {
     fn budget(&self) -> MutexGuard<'_, Budget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Returns when the queue has moved or the time has come.
+    async fn wait(&self, until: Timestamp) {
+        tokio::select! {
+            () = self.moved.notified() => {}
+            () = self.clock.sleep_until(until) => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Asks in a task of its own: what is granted to a caller that is gone is given back.
+    async fn ask(self: &Arc<Self>, class: Class) -> Result<Answer, StoreError> {
+        let (tell, told) = oneshot::channel();
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(Ok(Answer::Granted(request))) = tell.send(shared.post(class).await) {
+                shared.tell(move |ledger, now| ledger.settle(&request, false, now));
+            }
+        });
+        told.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    async fn post(&self, class: Class) -> Result<Answer, StoreError> {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let request = format!("{}-{number}", self.process);
+        let mut answer = (Leave::Behind, Timestamp::from_unix_millis(0));
+        let mut change = |ledger: &mut Ledger, now| {
+            answer = (ledger.ask(&self.process, &request, class, self.limit, now), now);
+        };
+        self.store.post(&self.client_id, &mut change).await?;
+        Ok(match answer {
+            (Leave::Granted, _) => Answer::Granted(request),
+            (Leave::At(at), now) => Answer::AskIn(now.until(at).min(ASK_AGAIN)),
+            (Leave::Behind, _) => Answer::AskIn(ASK_AGAIN),
+        })
+    }
+
+    /// Tells the ledger, in a task of its own: the holder has other things to do. An account that
+    /// is never settled lapses by itself.
+    fn tell(&self, mut change: impl FnMut(&mut Ledger, Timestamp) + Send + 'static) {
+        let (store, client_id) = (Arc::clone(&self.store), self.client_id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.post(&client_id, &mut change).await {
+                debug!(%error, "the ledger of token requests was not told");
+            }
+        });
+    }
+}
+
+/// What the ledger said.
+enum Answer {
+    /// The request that may be sent.
+    Granted(String),
+    /// How long to wait before asking again.
+    AskIn(Duration),
 }
 
 /// A place in the queue.
@@ -66,24 +156,36 @@ impl<'a> Place<'a> {
         let queue = self.queue;
         let mut moved = std::pin::pin!(queue.moved.notified());
         moved.as_mut().enable();
-        let turn = {
+        let blocked = {
             let mut budget = queue.budget();
             if budget.reclass(&mut self.ticket, class) {
                 queue.moved.notify_waiters();
                 // Our own call, too; harmless, the next look sees no change.
             }
-            budget.take(&self.ticket, queue.clock.now())
+            budget.blocked(&self.ticket, queue.clock.now())
         };
-        match turn {
-            Turn::Go(permit) => {
-                queue.moved.notify_waiters();
-                return Progress::Turn(Held { queue, permit: Some(permit), sent: false });
-            }
-            Turn::At(at) => tokio::select! {
+        match blocked {
+            None => return self.ask(class).await,
+            Some(Turn::At(at)) => tokio::select! {
                 () = moved => {}
                 () = queue.clock.sleep_until(at) => {}
             },
-            Turn::Behind => moved.await,
+            Some(_) => moved.await,
+        }
+        Progress::Again
+    }
+
+    /// We are first in this process; perhaps in all.
+    async fn ask(&self, class: Class) -> Progress<'a> {
+        let queue = self.queue;
+        match queue.shared.ask(class).await {
+            Ok(Answer::Granted(request)) => {
+                let permit = queue.budget().grant(&self.ticket);
+                queue.moved.notify_waiters();
+                return Progress::Turn(Held { queue, request, permit: Some(permit), sent: false });
+            }
+            Ok(Answer::AskIn(wait)) => queue.wait(queue.clock.now() + wait).await,
+            Err(error) => return Progress::Down(error),
         }
         Progress::Again
     }
@@ -100,6 +202,7 @@ impl Drop for Place<'_> {
 #[derive(Debug)]
 pub struct Held<'a> {
     queue: &'a Queue,
+    request: String,
     permit: Option<Permit>,
     sent: bool,
 }
@@ -117,20 +220,23 @@ impl Held<'_> {
 
     /// The server asked for silence.
     pub fn silence(&self, silence: Duration) {
-        self.queue.silence(self.queue.clock.now() + silence);
+        self.queue.budget().silence(self.queue.clock.now() + silence);
+        self.queue.shared.tell(move |ledger, now| ledger.silence(now + silence));
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let permit = self.permit.take().expect("taken here only");
+        let (request, sent) = (std::mem::take(&mut self.request), self.sent);
         let mut budget = self.queue.budget();
-        if self.sent {
+        if sent {
             budget.settle_sent(permit, self.queue.clock.now());
         } else {
             budget.settle_unsent(permit);
         }
         drop(budget);
+        self.queue.shared.tell(move |ledger, now| ledger.settle(&request, sent, now));
         self.queue.moved.notify_waiters();
     }
 }

@@ -5,21 +5,22 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::renewal::{Obtained, Renewal, newer};
+use super::renewal::{Obtained, Renewal, ended, newer};
 use super::retire::retire;
 use super::{Keeper, View};
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::oauth::grant::Grant;
-use crate::store::{Provenance, TokenStore};
+use crate::store::{Entry, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
 use crate::token::lifecycle::{
-    Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source,
+    Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source, Standing,
 };
 use crate::token::queue::{Held, Progress, Queue};
 use crate::token::slot::Bearer;
@@ -42,6 +43,8 @@ pub(in crate::token) struct Driver {
     around: Surroundings,
     provenance: Provenance,
     machine: Lifecycle,
+    /// Whether it stays when nobody needs it.
+    stays: bool,
     /// The latest set, of the generation that the machine calls latest.
     set: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
@@ -54,7 +57,7 @@ pub(in crate::token) struct Driver {
 }
 
 impl Driver {
-    pub(in crate::token) fn new(keeper: Arc<Keeper>, around: Surroundings) -> Self {
+    pub(in crate::token) fn new(keeper: Arc<Keeper>, around: Surroundings, stays: bool) -> Self {
         let reopens = keeper.settings.credential.reopens();
         let means = if reopens { Means::Reopens } else { Means::Once };
         let pace = Pace::of(&keeper.settings.name);
@@ -63,6 +66,7 @@ impl Driver {
             machine: Lifecycle::new(means, pace, around.clock.now()),
             keeper,
             around,
+            stays,
             set: None,
             unsaved: None,
             floor: Generation::NONE,
@@ -85,6 +89,7 @@ impl Driver {
                     Some(event) => event,
                     None => return,
                 },
+                Action::Rest(_) if self.is_idle() => return self.keeper.leave(),
                 Action::Rest(until) if self.rest(until).await => Event::Time,
                 Action::Rest(_) => return,
                 Action::Continue => unreachable!("a finished action was reported"),
@@ -92,21 +97,36 @@ impl Driver {
         }
     }
 
+    /// Whether the driver may go, and another start from the store when somebody comes.
+    ///
+    /// Not while a token lives, which may be refused, and not while there is a failure to remember.
+    fn is_idle(&self) -> bool {
+        let keeper = &self.keeper;
+        let abolished = keeper.post.abolished.load(Ordering::Relaxed);
+        let resting = self.machine.standing(self.now()) == Standing::Resting;
+        let unused = self.published.is_none() && self.unsaved.is_none() && self.error.is_none();
+        let waiting = keeper.signals.waiting.load(Ordering::Relaxed) > 0;
+        abolished || (!self.stays && resting && unused && !waiting)
+    }
+
     fn now(&self) -> Timestamp {
         self.around.clock.now()
     }
 
-    fn heed_signals(&mut self) {
+    /// Passes on what was reported; true if the store has changed.
+    fn heed_signals(&mut self) -> bool {
         let (signals, refusals) = self.keeper.signals.collect(self.refusals);
         self.refusals = refusals;
-        let now = self.now();
+        let (now, mut changed) = (self.now(), false);
         for signal in signals {
             if let (Signal::ClockSetBack(by), Some(set)) = (signal, &mut self.set) {
                 set.issued_at = set.issued_at - by;
                 set.expires_at = set.expires_at - by;
             }
             self.machine.note(signal, now);
+            changed |= signal == Signal::Changed;
         }
+        changed
     }
 
     /// Shows the world what the machine offers, the slot first: who sees the view finds the token.
@@ -151,14 +171,66 @@ impl Driver {
     }
 
     async fn read(&mut self) -> Event {
-        match self.around.store.load(self.keeper.name()).await {
-            Ok(there) => {
-                self.floor = self.floor.max(there.generation());
-                let newer = newer(there.session(), self.provenance, self.set.as_ref());
-                Event::Read(newer.map(|set| self.keep(set)))
-            }
-            Err(error) => self.failed(error.into()),
+        let there = match self.around.store.load(self.keeper.name()).await {
+            Ok(there) => there,
+            Err(error) => return self.failed(error.into()),
+        };
+        self.floor = self.floor.max(there.generation());
+        if let Some(generation) = ended(&there, self.set.as_ref()) {
+            return self.forget(generation);
         }
+        if self.is_ahead_of(&there) {
+            self.put_back().await;
+        }
+        let newer = newer(there.session(), self.provenance, self.set.as_ref());
+        Event::Read(newer.map(|set| self.keep(set)))
+    }
+
+    /// Whether the store has lost our set: it was flushed, or a stale copy took over.
+    fn is_ahead_of(&self, there: &Entry) -> bool {
+        let foreign =
+            matches!(there, Entry::Session(stored) if stored.provenance != self.provenance);
+        let ours = self.set.as_ref().map(|set| set.generation);
+        !foreign && ours.is_some_and(|ours| ours > there.generation())
+    }
+
+    /// Writes our set back, so that it does not die with this process. If that fails, the next
+    /// change or renewal brings another chance.
+    async fn put_back(&self) {
+        let Some(set) = self.set.clone() else { return };
+        let (name, generation) = (self.keeper.name(), set.generation.number());
+        let stored = Stored { set, provenance: self.provenance };
+        let written = async {
+            let store = &self.around.store;
+            let Some(lease) = store.lease(name).await? else { return Ok(false) };
+            let there = store.load(name).await?;
+            if !self.is_ahead_of(&there) {
+                return Ok(false);
+            }
+            store.save(&lease, &stored, there.generation()).await.map(|()| true)
+        };
+        match written.await {
+            Ok(true) => {
+                warn!(identity = name, generation, "the store had lost the session; it is back")
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let cause = chain(&error);
+                warn!(
+                    identity = name,
+                    generation,
+                    cause,
+                    "the store has lost the session, and it cannot be put back yet"
+                );
+            }
+        }
+    }
+
+    fn forget(&mut self, generation: Generation) -> Event {
+        info!(identity = self.keeper.name(), "the session was ended by a logout");
+        self.floor = self.floor.max(generation);
+        (self.set, self.unsaved) = (None, None);
+        Event::Erased(generation)
     }
 
     fn keep(&mut self, set: TokenSet) -> Known {
@@ -174,7 +246,11 @@ impl Driver {
         let queue = Arc::clone(&self.around.queue);
         let held = match self.unsaved {
             Some(_) => None,
-            None => Some(self.turn(&queue).await?),
+            None => match self.turn(&queue).await {
+                Wait::Over(held) => Some(held),
+                Wait::Pointless(event) => return Some(event),
+                Wait::Ending => return None,
+            },
         };
         let begun = self.now();
         let mut renewal = self.renewal();
@@ -225,28 +301,56 @@ impl Driver {
                 );
                 Event::Obtained(self.keep(set))
             }
+            Ok(Obtained::Ended(generation)) => self.forget(generation),
             Err(error) => self.failed(error),
         }
     }
 
-    /// Waits for our turn in the application's budget, keeping the class up to date.
-    async fn turn<'q>(&mut self, queue: &'q Queue) -> Option<Held<'q>> {
+    /// Waits for our turn in the application's budget, keeping the class up to date. Nobody needs
+    /// the turn any more if another process has renewed meanwhile.
+    async fn turn<'q>(&mut self, queue: &'q Queue) -> Wait<'q> {
         let mut place = queue.join(self.machine.class(self.now()));
         loop {
             let class = self.machine.class(self.now());
-            tokio::select! {
-                biased;
-                _ = self.around.ending.wait_for(|ending| *ending) => return None,
-                progress = place.progress(class) => {
-                    if let Progress::Turn(held) = progress {
-                        return Some(held);
+            let mut progress = pin!(place.progress(class));
+            loop {
+                let came = tokio::select! {
+                    biased;
+                    _ = self.around.ending.wait_for(|ending| *ending) => return Wait::Ending,
+                    progress = &mut progress => Some(progress),
+                    () = self.keeper.signals.wake.notified() => None,
+                };
+                match came {
+                    Some(Progress::Turn(held)) => return Wait::Over(held),
+                    Some(Progress::Down(error)) => {
+                        return Wait::Pointless(self.failed(error.into()));
                     }
+                    Some(Progress::Again) => break,
+                    None => {}
                 }
-                () = self.keeper.signals.wake.notified() => {}
+                if self.heed_signals()
+                    && let Some(event) = self.look().await
+                {
+                    return Wait::Pointless(event);
+                }
+                self.publish();
+                // A caller who only waits too changes nothing, and must not cost us our place.
+                if self.machine.class(self.now()) != class {
+                    break;
+                }
             }
-            self.heed_signals();
-            self.publish();
         }
+    }
+
+    /// Whether the store has something newer, or the mark of a logout.
+    async fn look(&mut self) -> Option<Event> {
+        let there = self.around.store.load(self.keeper.name()).await.ok()?;
+        self.floor = self.floor.max(there.generation());
+        if let Some(generation) = ended(&there, self.set.as_ref()) {
+            return Some(self.forget(generation));
+        }
+        let newer = newer(there.session(), self.provenance, self.set.as_ref())?;
+        Some(Event::Obtained(self.keep(newer)))
     }
 
     /// A new session replaces the latest one, which may have to be ended.
@@ -287,6 +391,16 @@ impl Driver {
         let (identity, generation) = (self.keeper.name(), set.generation.number());
         info!(identity, generation, grant, expires_in_s, took_ms, "renewed");
     }
+}
+
+/// What came of waiting for a turn.
+enum Wait<'q> {
+    /// It is ours.
+    Over(Held<'q>),
+    /// It is not needed, or cannot be had.
+    Pointless(Event),
+    /// The process ends.
+    Ending,
 }
 
 /// What a failure calls for.

@@ -11,7 +11,7 @@ use super::driver::Surroundings;
 use crate::oauth::TokenError;
 use crate::oauth::grant::Grant;
 use crate::settings::IdentitySettings;
-use crate::store::{Lease, Provenance, StoreError, Stored};
+use crate::store::{Entry, Lease, Provenance, StoreError, Stored};
 use crate::token::lifecycle::Source;
 use crate::token::queue::Held;
 use crate::token::{Generation, RefreshToken, TokenSet};
@@ -35,6 +35,8 @@ pub(super) enum Obtained {
     New(TokenSet),
     /// Of another process.
     Newer(TokenSet),
+    /// None: the session was ended on purpose.
+    Ended(Generation),
 }
 
 impl Renewal {
@@ -49,6 +51,9 @@ impl Renewal {
         let there = store.load(&self.settings.name).await?;
         let expected = there.generation();
         self.floor = self.floor.max(expected);
+        if let Some(generation) = ended(&there, self.latest.as_ref()) {
+            return Ok(Obtained::Ended(generation));
+        }
         if let Some(newer) = newer(there.session(), self.provenance, self.latest.as_ref()) {
             return Ok(Obtained::Newer(newer));
         }
@@ -56,14 +61,23 @@ impl Renewal {
             (Some(set), _) => set,
             (None, Some(held)) => {
                 store.probe_writable(&lease).await?;
-                self.request(source, held).await?
+                self.request(source, held, &lease).await?
             }
             (None, None) => unreachable!("a turn was waited for unless a set was unsaved"),
         };
         self.save(&lease, set, expected).await
     }
 
-    async fn request(&self, source: Source, mut held: Held<'_>) -> Result<TokenSet, TokenError> {
+    async fn request(
+        &self,
+        source: Source,
+        mut held: Held<'_>,
+        lease: &Lease,
+    ) -> Result<TokenSet, TokenError> {
+        // Whoever stood still for too long may not be the only one any more.
+        if !lease.is_live() {
+            return Err(TokenError::LeaseHeld);
+        }
         let token = self.refresh_token(source);
         let grant = token.map_or(Grant::Open(&self.settings.credential), Grant::Refresh);
         held.sending();
@@ -113,6 +127,15 @@ impl Renewal {
                 Err(error.into())
             }
         }
+    }
+}
+
+/// The mark of a session that was ended after ours was obtained.
+pub(super) fn ended(there: &Entry, ours: Option<&TokenSet>) -> Option<Generation> {
+    let ours = ours?.generation;
+    match there {
+        Entry::Erased(generation) if *generation > ours => Some(*generation),
+        _ => None,
     }
 }
 

@@ -41,11 +41,16 @@ async fn revoke(
     around.clock.sleep_until(drained).await;
     let mut place = around.queue.join(Class::Idle);
     loop {
-        if let Progress::Turn(mut held) = place.progress(Class::Idle).await {
-            held.sending();
-            let result = around.endpoint.revoke(&settings.application, token.expose()).await;
-            debug!(identity = settings.name, revoked = result.is_ok(), "session retired");
-            return;
+        match place.progress(Class::Idle).await {
+            Progress::Turn(mut held) => {
+                held.sending();
+                let result = around.endpoint.revoke(&settings.application, token.expose()).await;
+                debug!(identity = settings.name, revoked = result.is_ok(), "session retired");
+                return;
+            }
+            Progress::Again => {}
+            // Not worth more: the session ends by itself, though days later.
+            Progress::Down(_) => return,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::clock::Timestamp;
+use crate::store::Outline;
 
 /// The most that a renewal comes ahead of expiry: time enough for every retry in the guide's table.
 const LONGEST_LEAD: Duration = Duration::from_secs(15 * 60);
@@ -93,6 +94,14 @@ pub fn renew_at(issued_at: Timestamp, expires_at: Timestamp, spread: Spread) -> 
 pub(super) fn keep_alive_at(issued_at: Timestamp, ends: Timestamp, spread: Spread) -> Timestamp {
     let life = issued_at.until(ends);
     ends - life / 4 + spread.of(life / 10)
+}
+
+/// When an unused session is refreshed so that it does not end; `None` if it cannot be.
+pub fn keep_alive_due(identity: &str, session: &Outline) -> Option<Timestamp> {
+    let usual = session.issued_at + USUAL_REFRESH_LIFETIME;
+    let ends = session.refresh_expires_at.unwrap_or(usual);
+    let due = keep_alive_at(session.issued_at, ends, Pace::of(identity).spread(0));
+    session.has_refresh.then_some(due)
 }
 
 /// Renewals forced by refusals: at most one per generation, ever more slowly.

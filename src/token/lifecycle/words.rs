@@ -62,6 +62,8 @@ pub enum Signal {
     Refused(Generation),
     /// A request with this generation was let in.
     Accepted(Generation),
+    /// Another process has saved or ended the session, or the store was away.
+    Changed,
     /// The wall clock was set back by this much.
     ClockSetBack(Duration),
 }
@@ -73,6 +75,8 @@ pub enum Event {
     Time,
     /// The store was read; the session there, if it fits the configuration.
     Read(Option<Known>),
+    /// The session was ended on purpose, and this generation marks its end.
+    Erased(Generation),
     /// A newer set is in the store: our own, or another process's that was found there.
     Obtained(Known),
     /// It did not work.
