@@ -119,6 +119,7 @@ pub(crate) struct IdentityConfig {
 #[serde(default)]
 pub(crate) struct StoreConfig {
     pub(crate) directory: Option<PathBuf>,
+    pub(crate) encryption_keys: Option<Vec<SecretSource>>,
 }
 
 /// `[log]`
@@ -154,7 +155,12 @@ impl Config {
         let identities = self.identity.values().flat_map(|it| {
             [&it.jwt, &it.refresh_token, &it.authorization_code, &it.code_verifier, &it.password]
         });
-        applications.chain(identities).any(|source| matches!(source, Some(SecretSource::Text(_))))
+        let keys = self.store.encryption_keys.iter().flatten();
+        applications
+            .chain(identities)
+            .filter_map(Option::as_ref)
+            .chain(keys)
+            .any(|source| matches!(source, SecretSource::Text(_)))
     }
 }
 

@@ -91,6 +91,9 @@ pub enum TokenError {
         "the session cannot be renewed: the application issues no refresh token; enable that, or configure a JWT"
     )]
     NothingLeft,
+    /// Somebody ended the session on purpose.
+    #[error("the session was ended by a logout: log in again")]
+    LoggedOut,
     /// Nothing is known yet.
     #[error("no token has been obtained yet: one is on its way")]
     Starting,

@@ -116,7 +116,9 @@ pub fn identities(
     let upstream = &settings.upstream;
     let http = http_client(tls.clone(), upstream.http_proxy.as_ref(), upstream.response_timeout)?;
     let store: Arc<dyn TokenStore> = match &settings.store {
-        StoreSettings::File { directory } => Arc::new(FileStore::open(directory)?),
+        StoreSettings::File { directory, seal } => {
+            Arc::new(FileStore::open(directory, seal.clone(), clock.clone())?)
+        }
     };
     let endpoint = TokenEndpoint::new(http);
     Ok(Identities::new(&settings.identities, store, endpoint, clock.clone()))

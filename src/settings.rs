@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::secret::Secret;
+use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
 pub use self::load::{ConfigSource, Overrides};
@@ -164,6 +165,8 @@ pub enum StoreSettings {
     File {
         /// The directory, created with mode 0700 if absent.
         directory: PathBuf,
+        /// What seals the files.
+        seal: Seal,
     },
 }
 

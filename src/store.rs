@@ -88,6 +88,7 @@ pub trait TokenStore: Send + Sync {
 
 /// What is stored under an identity's name.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every entry is a session")]
 pub enum Entry {
     /// Nothing: there never was a session, or the store has lost it.
     Absent,

@@ -36,7 +36,7 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     for identity in &settings.identities {
         writeln!(out, "identity     {}", described(identity))?;
     }
-    let StoreSettings::File { directory } = &settings.store;
+    let StoreSettings::File { directory, .. } = &settings.store;
     writeln!(out, "store        files in {}", directory.display())?;
     log(&settings.log, out)?;
     for warning in warnings {

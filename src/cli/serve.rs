@@ -35,7 +35,7 @@ pub(super) fn run(
 
 /// Whoever reads the log at night has neither the command line nor the file at hand.
 fn announce(settings: &Settings, source: &ConfigSource) {
-    let StoreSettings::File { directory } = &settings.store;
+    let StoreSettings::File { directory, .. } = &settings.store;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         configuration = %Origin(source),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::ConfigError;
 use crate::secret::SecretError;
+use crate::store::seal::SealError;
 
 /// Why there are no [`Settings`](super::Settings). Each message names the thing and the cure, and
 /// none repeats a secret; the causes follow by [`source`](std::error::Error::source).
@@ -107,6 +108,8 @@ pub enum SettingsError {
         "store.directory has no default because neither XDG_STATE_HOME nor HOME is set: set it"
     )]
     NoStateDirectory,
+    #[error("store.encryption_keys: {0}")]
+    EncryptionKey(SealError),
     #[error("log.format must be \"text\" or \"json\"")]
     LogFormat,
     #[error("log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\"")]

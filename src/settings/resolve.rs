@@ -20,6 +20,7 @@ use super::{
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
+use crate::store::seal::Seal;
 
 /// Turns what was written into what is ready to use. Relative paths start at `directory`.
 pub(super) fn settings(
@@ -42,9 +43,9 @@ pub(super) fn settings(
         !identities.iter().any(|identity| identity.application.name == application.name)
     });
     warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    let store = store(config.store, &mut sources, environment, directory)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
-    let store = store(config.store, environment, directory)?;
     let log = log(config.log)?;
     Ok((Settings { proxy, upstream, identities, store, log }, warnings))
 }
@@ -194,11 +195,18 @@ fn http_proxy(text: &str) -> Result<Uri, SettingsError> {
 
 fn store(
     config: StoreConfig,
+    sources: &mut Sources<'_>,
     environment: Environment<'_>,
     directory: &Path,
 ) -> Result<StoreSettings, SettingsError> {
+    let keys = config.encryption_keys.unwrap_or_default();
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|key| sources.read("store.encryption_keys", key))
+        .collect::<Result<_, _>>()?;
+    let seal = Seal::new(&keys).map_err(SettingsError::EncryptionKey)?;
     if let Some(directory) = file("store.directory", config.directory, directory)? {
-        return Ok(StoreSettings::File { directory });
+        return Ok(StoreSettings::File { directory, seal });
     }
     // The XDG base directory specification: a relative path counts as not set.
     let absolute =
@@ -206,7 +214,7 @@ fn store(
     let state = absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .ok_or(SettingsError::NoStateDirectory)?;
-    Ok(StoreSettings::File { directory: state.join("ringbearer") })
+    Ok(StoreSettings::File { directory: state.join("ringbearer"), seal })
 }
 
 fn log(config: LogConfig) -> Result<LogSettings, SettingsError> {

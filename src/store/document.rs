@@ -5,7 +5,8 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
-use crate::store::{Provenance, Stored};
+use crate::secret::Secret;
+use crate::store::{Enrolment, Entry, Provenance, Stored};
 use crate::token::{AccessToken, Generation, Refresh, RefreshToken, TokenSet};
 
 const VERSION: u64 = 1;
@@ -29,9 +30,18 @@ struct Document<'a> {
     session: Session<'a>,
 }
 
+/// What stands where a session was ended.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    version: u64,
+    /// The generation after the ended session's.
+    erased: u64,
+}
+
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
+    erased: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,12 +84,53 @@ pub(super) fn write(stored: &Stored) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec(&document).expect("strings and numbers are JSON"))
 }
 
-/// The session in a file's content.
-pub(super) fn parse(content: &[u8]) -> Result<Stored, Fault> {
-    let Versioned { version } = serde_json::from_slice(content).map_err(|_| Fault::Damaged)?;
+/// The content that says that a session was ended.
+pub(super) fn write_mark(erased: Generation) -> Vec<u8> {
+    let mark = Mark { version: VERSION, erased: erased.number() };
+    serde_json::to_vec(&mark).expect("numbers are JSON")
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnrolmentDocument<'a> {
+    version: u64,
+    client_id: std::borrow::Cow<'a, str>,
+    jwt: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// The content for an identity that was added.
+pub(super) fn write_enrolment(enrolment: &Enrolment) -> Zeroizing<Vec<u8>> {
+    let document = EnrolmentDocument {
+        version: VERSION,
+        client_id: enrolment.client_id.as_str().into(),
+        jwt: enrolment.jwt.as_ref().map(|jwt| jwt.expose().into()),
+    };
+    Zeroizing::new(serde_json::to_vec(&document).expect("strings and numbers are JSON"))
+}
+
+/// The identity in a content of [`write_enrolment`]; `None` if it is not whole.
+pub(super) fn parse_enrolment(content: &[u8]) -> Option<Enrolment> {
+    let document: EnrolmentDocument<'_> = serde_json::from_slice(content).ok()?;
+    (document.version == VERSION).then(|| Enrolment {
+        client_id: document.client_id.into_owned(),
+        jwt: document.jwt.map(|jwt| Secret::new(jwt.into_owned())),
+    })
+}
+
+/// What stands in a file's content.
+pub(super) fn parse(content: &[u8]) -> Result<Entry, Fault> {
+    let Versioned { version, erased } =
+        serde_json::from_slice(content).map_err(|_| Fault::Damaged)?;
     if version != VERSION {
         return Err(Fault::Version(version));
     }
+    match erased {
+        Some(generation) => Ok(Entry::Erased(Generation::new(generation))),
+        None => session(content).map(Entry::Session),
+    }
+}
+
+fn session(content: &[u8]) -> Result<Stored, Fault> {
     let document: Document<'_> = serde_json::from_slice(content).map_err(|_| Fault::Damaged)?;
     let session = document.session;
     if checksum(&session) != document.checksum {
@@ -148,10 +199,14 @@ mod tests {
         Stored { set, provenance: Provenance::from_bytes([0xab; 32]) }
     }
 
+    fn refusal(content: &[u8]) -> Fault {
+        parse(content).expect_err("not whole")
+    }
+
     #[test]
     fn reads_back_what_it_wrote() {
         let content = write(&stored());
-        let back = parse(&content).unwrap();
+        let back = parse(&content).unwrap().session().unwrap();
         assert_eq!(*write(&back), *content);
         assert_eq!(back.set.access_token.expose(), "access \"quoted\"");
         assert_eq!(back.set.previous_refresh.unwrap().expose(), "old");
@@ -162,7 +217,7 @@ mod tests {
     fn notices_every_truncation_and_every_flipped_byte() {
         let content = write(&stored());
         for length in 0..content.len() {
-            assert_eq!(parse(&content[..length]).unwrap_err(), Fault::Damaged, "cut at {length}");
+            assert_eq!(refusal(&content[..length]), Fault::Damaged, "cut at {length}");
         }
         let checked = content.iter().position(|byte| *byte == b'7').unwrap();
         for at in checked..content.len() {
@@ -175,6 +230,6 @@ mod tests {
     #[test]
     fn names_a_version_it_does_not_know() {
         let later = br#"{"version":2,"contents":"in another shape"}"#;
-        assert_eq!(parse(later).unwrap_err(), Fault::Version(2));
+        assert_eq!(refusal(later), Fault::Version(2));
     }
 }

@@ -12,19 +12,24 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
-
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::seal::Seal;
 use super::{
-    Change, Enrolment, Entry, Hold, Lease, StoreError, StoreFuture, Stored, Surveyed, TokenStore,
-    document,
+    Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
+    TokenStore, document,
 };
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
+use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
+
+mod watch;
 
 /// No session comes near this.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -35,20 +40,29 @@ const PROBE_BYTES: usize = 64 * 1024;
 /// So many threads wait for the disk at once; a thousand identities would each take one.
 const PARALLEL: usize = 4;
 
+/// How often a ledger is tried that another process has at the moment, and how long apart.
+const LEDGER_TRIES: u32 = 400;
+const LEDGER_PAUSE: Duration = Duration::from_millis(5);
+
 /// Token sets in the files of one directory.
 #[derive(Debug)]
 pub struct FileStore {
     directory: Directory,
     disk: Arc<Semaphore>,
+    clock: Clock,
 }
 
 impl FileStore {
     /// Creates the directory with mode 0700 if it is not there, and checks that nobody else may
-    /// write to it.
-    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let directory = Directory(directory.into());
+    /// write to it. The ledgers go by `clock`.
+    pub fn open(
+        directory: impl Into<PathBuf>,
+        seal: Seal,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        let directory = Directory { path: directory.into(), seal };
         directory.prepare()?;
-        Ok(Self { directory, disk: Arc::new(Semaphore::new(PARALLEL)) })
+        Ok(Self { directory, disk: Arc::new(Semaphore::new(PARALLEL)), clock })
     }
 
     /// Does `work` on a thread that may wait for the disk.
@@ -63,29 +77,38 @@ impl FileStore {
             work.await.map_err(|_| StoreError::Stopped)?
         })
     }
+
+    /// The ledger's lock, as soon as it is free; a process that was stopped with it in its hands
+    /// must not stop the others for ever.
+    async fn ledger_lock(&self, ledger: &Path) -> Result<File, StoreError> {
+        for _ in 0..LEDGER_TRIES {
+            let path = ledger.with_extension("ledger-lock");
+            if let Some(file) = self.on_disk(move |_| lock(&path)).await? {
+                return Ok(file);
+            }
+            Clock::system().sleep(LEDGER_PAUSE).await;
+        }
+        attempt("lock", ledger, Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl TokenStore for FileStore {
     fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Entry> {
         let identity = identity.to_owned();
-        self.on_disk(move |directory| {
-            Ok(directory.load(&identity)?.map_or(Entry::Absent, Entry::Session))
-        })
+        self.on_disk(move |directory| directory.load(&identity))
     }
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
         let identity = identity.to_owned();
         self.on_disk(move |directory| {
-            Ok(directory.lock(&identity)?.map(|file| Lease::new(identity, file)))
+            let held = lock(&directory.path(&identity, "lock"))?;
+            Ok(held.map(|file| Lease::new(identity, file)))
         })
     }
 
     fn probe_writable<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, ()> {
         let identity = lease.identity().to_owned();
-        self.on_disk(move |directory| {
-            let probe = directory.temporary(&identity, &vec![b' '; PROBE_BYTES])?;
-            attempt("remove", &probe, fs::remove_file(&probe))
-        })
+        self.on_disk(move |directory| directory.probe(&identity))
     }
 
     fn save<'a>(
@@ -98,53 +121,94 @@ impl TokenStore for FileStore {
         self.on_disk(move |directory| directory.save(&identity, &stored, expected))
     }
 
-    fn erase<'a>(&'a self, lease: &'a Lease, _expected: Generation) -> StoreFuture<'a, ()> {
+    fn erase<'a>(&'a self, lease: &'a Lease, expected: Generation) -> StoreFuture<'a, ()> {
         let identity = lease.identity().to_owned();
-        self.on_disk(move |directory| directory.erase(&identity))
+        self.on_disk(move |directory| directory.erase(&identity, expected))
     }
 
     fn changes(&self) -> UnboundedReceiver<Change> {
-        unbounded_channel().1
+        let (tell, changes) = unbounded_channel();
+        match watch::watch(&self.directory.path, tell.clone()) {
+            Ok(watcher) => drop(tokio::spawn(async move {
+                tell.closed().await;
+                drop(watcher);
+            })),
+            Err(error) => {
+                let (directory, cause) = (self.directory.path.display(), chain(&error));
+                tracing::warn!(
+                    %directory, cause,
+                    "the directory cannot be watched, so what other processes on this host renew is \
+                     noticed late: raise fs.inotify.max_user_instances"
+                );
+            }
+        }
+        changes
     }
 
     fn enrol<'a>(
         &'a self,
-        _identity: &'a str,
-        _enrolment: Option<&'a Enrolment>,
+        identity: &'a str,
+        enrolment: Option<&'a Enrolment>,
     ) -> StoreFuture<'a, ()> {
-        Box::pin(async { Err(StoreError::Stopped) })
+        let content = enrolment.map(document::write_enrolment);
+        let identity = identity.to_owned();
+        self.on_disk(move |directory| {
+            directory.enrol(&identity, content.as_ref().map(|it| it.as_slice()))
+        })
     }
 
-    fn enrolment<'a>(&'a self, _identity: &'a str) -> StoreFuture<'a, Option<Enrolment>> {
-        Box::pin(async { Ok(None) })
+    fn enrolment<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Enrolment>> {
+        let identity = identity.to_owned();
+        self.on_disk(move |directory| directory.enrolment(&identity))
     }
 
     fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
-        Box::pin(async { Ok(Vec::new()) })
+        self.on_disk(Directory::survey)
     }
 
     fn post<'a>(
         &'a self,
-        _application: &'a str,
-        _change: &'a mut (dyn FnMut(&mut Ledger, Timestamp) + Send),
+        application: &'a str,
+        change: &'a mut (dyn FnMut(&mut Ledger, Timestamp) + Send),
     ) -> StoreFuture<'a, ()> {
-        Box::pin(async { Err(StoreError::Stopped) })
+        Box::pin(async move {
+            let path = self.directory.ledger(application);
+            let held = self.ledger_lock(&path).await?;
+            let there = path.clone();
+            let mut ledger = self.on_disk(move |_| read_ledger(&there)).await?;
+            change(&mut ledger, self.clock.now());
+            // The lock goes with the work: a caller that is gone must not free it too early.
+            self.on_disk(move |_| {
+                let _held = held;
+                write_ledger(&path, &ledger)
+            })
+            .await
+        })
     }
 
     fn check(&self) -> StoreFuture<'_, ()> {
-        Box::pin(async { Ok(()) })
+        self.on_disk(|directory| {
+            directory.prepare()?;
+            directory.probe(CHECK)
+        })
     }
 }
 
 impl Hold for File {}
 
+/// A name that no identity has, because they begin with a letter or a digit.
+const CHECK: &str = "-check";
+
 /// The blocking half: plain files.
 #[derive(Clone, Debug)]
-struct Directory(PathBuf);
+struct Directory {
+    path: PathBuf,
+    seal: Seal,
+}
 
 impl Directory {
     fn prepare(&self) -> Result<(), StoreError> {
-        let path = &self.0;
+        let path = &self.path;
         if !path.exists() {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
             attempt("create", path, made)?;
@@ -162,17 +226,17 @@ impl Directory {
         Err(StoreError::Unsafe { path: path.clone(), fault, cure })
     }
 
-    fn load(&self, identity: &str) -> Result<Option<Stored>, StoreError> {
+    fn load(&self, identity: &str) -> Result<Entry, StoreError> {
         let mut torn = None;
         for suffix in ["json", "previous"] {
             let path = self.path(identity, suffix);
-            let Some(content) = read(&path)? else { continue };
+            let Some(content) = self.read(identity, &path)? else { continue };
             match document::parse(&content) {
-                Ok(stored) => {
+                Ok(entry) => {
                     if let Some(torn) = torn {
                         tracing::warn!(identity, ?torn, "damaged; the copy before it is used");
                     }
-                    return Ok(Some(stored));
+                    return Ok(entry);
                 }
                 Err(document::Fault::Version(version)) => {
                     return Err(StoreError::Version { path, version });
@@ -183,7 +247,7 @@ impl Directory {
         if let Some(torn) = torn {
             tracing::error!(identity, ?torn, "damaged beyond recovery; a new session is needed");
         }
-        Ok(None)
+        Ok(Entry::Absent)
     }
 
     fn save(
@@ -192,42 +256,100 @@ impl Directory {
         stored: &Stored,
         expected: Generation,
     ) -> Result<(), StoreError> {
-        let found = self.load(identity)?.map_or(Generation::NONE, |there| there.set.generation);
-        if found != expected {
-            return Err(StoreError::Conflict { expected, found });
-        }
-        let temporary = self.temporary(identity, &document::write(stored))?;
+        self.expect(identity, expected)?;
+        let content = self.seal.close(identity, &document::write(stored));
+        let temporary = self.temporary(identity, &content)?;
         let (path, previous) = (self.path(identity, "json"), self.path(identity, "previous"));
-        // A damaged file must not push the good copy out.
-        if read(&path)?.is_some_and(|content| document::parse(&content).is_ok()) {
+        // Neither a damaged file nor the mark of an end may push the good copy out.
+        let there = self.read(identity, &path)?;
+        if there.is_some_and(|it| matches!(document::parse(&it), Ok(Entry::Session(_)))) {
             attempt("rename", &path, fs::rename(&path, &previous))?;
         }
         attempt("rename", &temporary, fs::rename(&temporary, &path))?;
         self.sync()
     }
 
-    fn erase(&self, identity: &str) -> Result<(), StoreError> {
+    fn erase(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
+        self.expect(identity, expected)?;
         // The older copy first: on its own it would be taken for the current one.
-        for suffix in ["previous", "json", "tmp"] {
-            let path = self.path(identity, suffix);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => attempt("remove", &path, result)?,
+        remove(&self.path(identity, "previous"))?;
+        let mark = self.temporary(identity, &document::write_mark(expected.next()))?;
+        let path = self.path(identity, "json");
+        attempt("rename", &mark, fs::rename(&mark, &path))?;
+        self.sync()
+    }
+
+    fn expect(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
+        let found = self.load(identity)?.generation();
+        if found == expected { Ok(()) } else { Err(StoreError::Conflict { expected, found }) }
+    }
+
+    fn enrol(&self, identity: &str, content: Option<&[u8]>) -> Result<(), StoreError> {
+        let path = self.path(identity, ENROLMENT);
+        match content {
+            None => remove(&path)?,
+            Some(content) => {
+                let sealed = self.seal.close(&enrolment_record(identity), content);
+                let temporary = self.temporary(&format!("{identity}.enrol"), &sealed)?;
+                attempt("rename", &temporary, fs::rename(&temporary, &path))?;
             }
         }
         self.sync()
     }
 
-    /// The lock, if nobody else has it. The file stays: removing it would let two hold "it".
-    fn lock(&self, identity: &str) -> Result<Option<File>, StoreError> {
-        let path = self.path(identity, "lock");
-        let file = attempt("open", &path, private().create(true).open(&path))?;
-        check(&path, &file)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => attempt("lock", &path, Err(error.into())),
+    fn enrolment(&self, identity: &str) -> Result<Option<Enrolment>, StoreError> {
+        let path = self.path(identity, ENROLMENT);
+        let Some(content) = self.read(&enrolment_record(identity), &path)? else { return Ok(None) };
+        let enrolment = document::parse_enrolment(&content);
+        if enrolment.is_none() {
+            tracing::error!(identity, ?path, "damaged: add this identity again");
         }
+        Ok(enrolment)
+    }
+
+    fn survey(&self) -> Result<Vec<Surveyed>, StoreError> {
+        let mut names = std::collections::BTreeSet::new();
+        for entry in attempt("list", &self.path, fs::read_dir(&self.path))? {
+            let entry = attempt("list", &self.path, entry)?;
+            names.extend(identity_of(Path::new(&entry.file_name())));
+        }
+        let line = |identity: String| {
+            let found = self.load(&identity).map(Entry::session);
+            let session = found.unwrap_or_else(|error| {
+                tracing::warn!(identity, cause = chain(&error), "passed over");
+                None
+            });
+            let enrolled = self.path(&identity, ENROLMENT).exists();
+            let session = session.map(|stored| Outline::of(&stored.set));
+            Surveyed { identity, session, enrolled }
+        };
+        let lines = names.into_iter().map(line);
+        Ok(lines.filter(|line| line.enrolled || line.session.is_some()).collect())
+    }
+
+    fn probe(&self, identity: &str) -> Result<(), StoreError> {
+        let probe = self.temporary(identity, &vec![b' '; PROBE_BYTES])?;
+        attempt("remove", &probe, fs::remove_file(&probe))
+    }
+
+    /// What is in a file, opened if it was sealed. What cannot be opened by the key that sealed it
+    /// is damaged, and reads as such.
+    fn read(
+        &self,
+        record: &str,
+        path: &Path,
+    ) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, StoreError> {
+        let Some(content) = read(path)? else { return Ok(None) };
+        Ok(Some(self.seal.open(record, &content)?))
+    }
+
+    fn ledger(&self, application: &str) -> PathBuf {
+        let digest = Sha256::digest(application);
+        let mut name = String::with_capacity(32);
+        for byte in digest.iter().take(12) {
+            write!(name, "{byte:02x}").expect("writing to a String cannot fail");
+        }
+        self.path.join(name).with_extension("ledger")
     }
 
     /// A synced file with this content, that only this user may read. The lease's holder is alone
@@ -249,12 +371,52 @@ impl Directory {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        attempt("sync", &self.0, File::open(&self.0).and_then(|directory| directory.sync_all()))
+        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
+        attempt("sync", &self.path, synced)
     }
 
     fn path(&self, identity: &str, suffix: &str) -> PathBuf {
-        self.0.join(format!("{}.{suffix}", encoded(identity)))
+        self.path.join(format!("{}.{suffix}", encoded(identity)))
     }
+}
+
+/// The lock, if nobody else has it. The file stays: removing it would let two hold "it".
+fn lock(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = attempt("open", path, private().create(true).open(path))?;
+    check(path, &file)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => attempt("lock", path, Err(error.into())),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => attempt("remove", path, result),
+    }
+}
+
+/// A ledger that is not whole is taken as empty: it is about the last minute.
+fn read_ledger(path: &Path) -> Result<Ledger, StoreError> {
+    let Some(content) = read(path)? else { return Ok(Ledger::default()) };
+    Ok(serde_json::from_slice(&content).unwrap_or_else(|_| {
+        tracing::warn!(?path, "damaged: the token requests of the last minute are forgotten");
+        Ledger::default()
+    }))
+}
+
+/// Not synced: after a crash of the whole machine, a minute has passed anyway.
+fn write_ledger(path: &Path, ledger: &Ledger) -> Result<(), StoreError> {
+    let content = serde_json::to_vec(ledger).expect("strings and numbers are JSON");
+    let temporary = path.with_extension("ledger-tmp");
+    remove(&temporary)?;
+    let written = private().create_new(true).open(&temporary).and_then(|mut file| {
+        file.write_all(&content)?;
+        fs::rename(&temporary, path)
+    });
+    attempt("write", path, written)
 }
 
 /// Opens without following a link, for this user only.
@@ -298,6 +460,39 @@ fn check(path: &Path, file: &File) -> Result<(), StoreError> {
 
 fn attempt<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
     result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+}
+
+/// The suffix of what is kept of an identity that was added.
+const ENROLMENT: &str = "enrolment";
+
+/// What an enrolment is sealed as.
+fn enrolment_record(identity: &str) -> String {
+    format!("{identity}/enrolment")
+}
+
+/// Whose session or enrolment a file is.
+fn identity_of(file: &Path) -> Option<String> {
+    let suffix = file.extension()?.to_str()?;
+    let stem = file.file_stem()?.to_str()?;
+    let kept = suffix == "json" || suffix == "previous" || suffix == ENROLMENT;
+    kept.then(|| percent_decoded(stem)).flatten()
+}
+
+/// The name that [`encoded`] made into `text`.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// A name as a file name: everything but lower-case letters, digits, `-` and `_` is

@@ -46,14 +46,14 @@ impl MemoryStore {
         entry: Entry,
         expected: Generation,
     ) -> Result<(), StoreError> {
-        let mut shelf = self.shelf();
-        let found = shelf.entries.get(identity).map_or(Generation::NONE, Entry::generation);
+        let mut kept = self.shelf();
+        let found = kept.entries.get(identity).map_or(Generation::NONE, Entry::generation);
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
         let change = Change::Identity(identity.to_owned(), Some(entry.generation()));
-        shelf.entries.insert(identity.to_owned(), entry);
-        shelf.tell(&change);
+        kept.entries.insert(identity.to_owned(), entry);
+        kept.tell(&change);
         Ok(())
     }
 }
@@ -121,16 +121,16 @@ impl TokenStore for MemoryStore {
         enrolment: Option<&'a Enrolment>,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let mut shelf = self.shelf();
+            let mut kept = self.shelf();
             match enrolment {
                 Some(enrolment) => {
-                    shelf.enrolments.insert(identity.to_owned(), enrolment.clone());
+                    kept.enrolments.insert(identity.to_owned(), enrolment.clone());
                 }
                 None => {
-                    shelf.enrolments.remove(identity);
+                    kept.enrolments.remove(identity);
                 }
             }
-            shelf.tell(&Change::Identity(identity.to_owned(), None));
+            kept.tell(&Change::Identity(identity.to_owned(), None));
             Ok(())
         })
     }
@@ -141,20 +141,20 @@ impl TokenStore for MemoryStore {
 
     fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
         Box::pin(async move {
-            let shelf = self.shelf();
+            let kept = self.shelf();
             let mut found = BTreeMap::<&String, Surveyed>::new();
             let new = |identity: &String| Surveyed {
                 identity: identity.clone(),
                 session: None,
                 enrolled: false,
             };
-            for (identity, entry) in &shelf.entries {
+            for (identity, entry) in &kept.entries {
                 if let Entry::Session(stored) = entry {
                     let line = found.entry(identity).or_insert_with(|| new(identity));
                     line.session = Some(Outline::of(&stored.set));
                 }
             }
-            for identity in shelf.enrolments.keys() {
+            for identity in kept.enrolments.keys() {
                 found.entry(identity).or_insert_with(|| new(identity)).enrolled = true;
             }
             Ok(found.into_values().collect())

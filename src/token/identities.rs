@@ -163,8 +163,10 @@ impl Identities {
         let (end, ending) = watch::channel(false);
         let mut hired = self.hired.try_lock().expect("identities are run once");
         let mut drivers = JoinSet::new();
+        // Before anything is read: what changes after that is heard of.
+        let changes = self.store.changes();
         let mut others = std::pin::pin!(async {
-            tokio::join!(self.watch_clock(), self.watch_store(), self.patrol());
+            tokio::join!(self.watch_clock(), self.watch_store(changes), self.patrol());
         });
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -252,8 +254,7 @@ impl Identities {
     }
 
     /// Tells keepers what other processes have done. It never returns.
-    async fn watch_store(&self) {
-        let mut changes = self.store.changes();
+    async fn watch_store(&self, mut changes: UnboundedReceiver<Change>) {
         while let Some(change) = changes.recv().await {
             match change {
                 Change::Identity(name, generation) => {
@@ -269,7 +270,7 @@ impl Identities {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Drops the name of an identity that another process has removed or added anew.

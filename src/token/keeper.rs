@@ -17,6 +17,7 @@ use super::lifecycle::{Known, Lost, Signal, Standing};
 use super::slot::TokenSlot;
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
+use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
 use crate::store::Enrolment;
 
@@ -251,7 +252,7 @@ impl Keeper {
             _ => None,
         };
         enrolment.is_some_and(|there| {
-            there.client_id == self.client_id() && there.jwt.as_ref().map(|jwt| jwt.expose()) == jwt
+            there.client_id == self.client_id() && there.jwt.as_ref().map(Secret::expose) == jwt
         })
     }
 
@@ -376,10 +377,12 @@ impl View {
             }
             Standing::CoolingDown(until) => (until, TokenError::CoolingDown),
             Standing::Resting => (self.cool_until, TokenError::CoolingDown),
+            Standing::NeedsLogin(Lost::LoggedOut) => (now + RETRY_WHEN_LOST, TokenError::LoggedOut),
             Standing::NeedsLogin(_) => (now + RETRY_WHEN_LOST, TokenError::NothingLeft),
         };
         let cooling = matches!(self.standing, Standing::CoolingDown(_) | Standing::Resting);
-        let exhausted = self.standing == Standing::NeedsLogin(Lost::NothingLeft);
+        let exhausted =
+            matches!(self.standing, Standing::NeedsLogin(Lost::NothingLeft | Lost::LoggedOut));
         let error = self.error.clone().filter(|_| !cooling && !exhausted);
         Unavailable {
             reason: error.unwrap_or_else(|| Arc::new(fallback)),

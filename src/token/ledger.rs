@@ -129,12 +129,11 @@ impl Ledger {
 
     fn take_place(&mut self, process: &str, rank: u64, now: Timestamp) {
         let now = now.unix_millis();
-        match self.places.iter_mut().find(|place| place.of == process) {
-            Some(place) => (place.rank, place.heard) = (rank, now),
-            None => {
-                let of = process.to_owned();
-                self.places.push(Place { of, rank, since: now, heard: now });
-            }
+        if let Some(place) = self.places.iter_mut().find(|place| place.of == process) {
+            (place.rank, place.heard) = (rank, now);
+        } else {
+            let of = process.to_owned();
+            self.places.push(Place { of, rank, since: now, heard: now });
         }
     }
 
@@ -185,9 +184,10 @@ mod tests {
         let mut ledger = Ledger::default();
         for n in 0..5 {
             let request = format!("a-{n}");
-            let granted = ledger.ask("a", &request, Class::Waiting, LIMIT, NOW);
+            let now = NOW + Duration::from_secs(n);
+            let granted = ledger.ask("a", &request, Class::Waiting, LIMIT, now);
             assert_eq!(granted, Leave::Granted, "{n}");
-            ledger.settle(&request, true, NOW + Duration::from_secs(n));
+            ledger.settle(&request, true, now);
         }
         let opens = NOW + WINDOW;
         let later = NOW + Duration::from_secs(4);

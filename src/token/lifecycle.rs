@@ -31,6 +31,10 @@ pub struct Lifecycle {
     wanted: bool,
     /// The first token is obtained whether or not anybody has asked.
     prefetch: bool,
+    /// The store is said to have changed.
+    told: bool,
+    /// What a look at the changed store has interrupted.
+    interrupted: Option<Phase>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +71,8 @@ enum Why {
     Refused(Source, Lost),
     /// The identity is lost: perhaps somebody has logged in.
     Lost(Lost),
+    /// The store is said to have changed.
+    Told,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +96,13 @@ impl Lifecycle {
             pace,
             phase: Phase::at_once(Then::Read(Why::Start), now),
             current: None,
-            spent: Spent::default(),
+            spent: Spent { open: means == Means::Login, ..Spent::default() },
             forced: Forced::default(),
             failures: 0,
             wanted: false,
             prefetch: true,
+            told: false,
+            interrupted: None,
         }
     }
 
@@ -103,7 +111,7 @@ impl Lifecycle {
         let current = self.current.as_mut();
         match signal {
             Signal::Wanted => self.wanted = true,
-            Signal::Changed => {}
+            Signal::Changed => self.told = true,
             Signal::Accepted(generation) => {
                 let current = current.filter(|c| c.known.generation == generation && !c.refused);
                 if let Some(current) = current {
@@ -126,6 +134,8 @@ impl Lifecycle {
             (Event::Read(found), Phase::Reading(why)) => self.read(found, why, now),
             (Event::Obtained(known), Phase::Renewing(_)) => self.install(known),
             (Event::Failed(failure), Phase::Renewing(source)) => self.fail(failure, source, now),
+            (Event::Erased(_), Phase::Reading(_) | Phase::Renewing(_)) => self.log_out(now),
+            (Event::Failed(_), Phase::Reading(Why::Told)) => self.resume(),
             (Event::Failed(_), Phase::Reading(why)) => self.wait_for_store(Then::Read(why), now),
             _ => {}
         }
@@ -157,7 +167,7 @@ impl Lifecycle {
 
     /// Where the identity stands.
     pub fn standing(&self, now: Timestamp) -> Standing {
-        match self.phase {
+        match self.interrupted.unwrap_or(self.phase) {
             Phase::Reading(Why::Lost(lost)) | Phase::Lost(lost, _) => Standing::NeedsLogin(lost),
             Phase::Reading(Why::Start) => Standing::Starting,
             Phase::Waiting { then: Then::Read(Why::Start), cause: Cause::Nothing, .. } => {
@@ -165,9 +175,9 @@ impl Lifecycle {
             }
             Phase::Waiting { cause: Cause::Penalty, until, .. } => Standing::Penalised(until),
             Phase::Waiting { cause: Cause::Failure, until, .. } => Standing::BackingOff(until),
-            Phase::Waiting { .. } | Phase::Renewing(_) | Phase::Reading(Why::Refused(..)) => {
-                Standing::Renewing
-            }
+            Phase::Waiting { .. }
+            | Phase::Renewing(_)
+            | Phase::Reading(Why::Refused(..) | Why::Told) => Standing::Renewing,
             Phase::Resting => match self.due() {
                 Some(at) if self.refused() && now < at => Standing::CoolingDown(at),
                 _ => Standing::Resting,
@@ -183,6 +193,13 @@ impl Lifecycle {
     fn decide(&mut self, now: Timestamp) -> Action {
         match self.phase {
             Phase::Reading(_) | Phase::Renewing(_) => Action::Continue,
+            // Reading the store asks nothing of RingCentral, so it is done inside a penalty too.
+            Phase::Resting | Phase::Waiting { .. } | Phase::Lost(..)
+                if std::mem::take(&mut self.told) =>
+            {
+                self.interrupted = Some(self.phase);
+                self.begin_reading(Why::Told)
+            }
             Phase::Waiting { until, .. } | Phase::Lost(_, until) if now < until => {
                 Action::Rest(Some(until))
             }
@@ -218,7 +235,10 @@ impl Lifecycle {
 
     /// When the next renewal is due; `None` if nobody needs one.
     fn due(&self) -> Option<Timestamp> {
-        let Some(current) = &self.current else { return Some(Timestamp::from_unix_millis(0)) };
+        let Some(current) = &self.current else {
+            let at_once = Timestamp::from_unix_millis(0);
+            return (self.wanted || self.prefetch).then_some(at_once);
+        };
         let known = &current.known;
         if current.refused {
             // Once begun, only back-off delays it.
@@ -228,7 +248,7 @@ impl Lifecycle {
             return Some(renew_at(known.issued_at, known.expires_at, self.pace.spread(0)));
         }
         // An idle identity lets its access token lapse, and only keeps its session from ending.
-        let refresh_ends = known.refresh.filter(|_| self.means == Means::Once)?;
+        let refresh_ends = known.refresh.filter(|_| self.means != Means::Reopens)?;
         let ends = refresh_ends.unwrap_or(known.issued_at + pace::USUAL_REFRESH_LIFETIME);
         Some(pace::keep_alive_at(known.issued_at, ends, self.pace.spread(0)))
     }
@@ -238,8 +258,8 @@ impl Lifecycle {
         let known = self.current.map(|current| current.known);
         let has_refresh = known.is_some_and(|known| known.refresh.is_some());
         let has_previous = known.is_some_and(|known| known.previous_refresh);
-        if self.means == Means::Reopens {
-            return (!self.spent.open).then_some(Source::Open);
+        if self.means == Means::Reopens && !self.spent.open {
+            return Some(Source::Open);
         }
         if has_refresh && !self.spent.refresh {
             return Some(Source::Refresh);
@@ -279,6 +299,7 @@ impl Lifecycle {
             Why::Start => self.phase = Phase::Resting,
             Why::Refused(source, lost) => self.give_up(source, lost, now),
             Why::Lost(lost) => self.phase = Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+            Why::Told => self.resume(),
         }
     }
 
@@ -286,9 +307,29 @@ impl Lifecycle {
         let newest = self.current.map_or(Generation::NONE, |current| current.known.generation);
         debug_assert!(known.generation > newest, "generations only rise");
         self.current = Some(Current { known, accepted: false, refused: false, struck: false });
-        self.spent = Spent { open: self.means == Means::Once, ..Spent::default() };
+        self.spent = Spent { open: self.means != Means::Reopens, ..Spent::default() };
+        self.interrupted = None;
         (self.failures, self.wanted, self.prefetch) = (0, false, false);
         self.phase = Phase::Resting;
+    }
+
+    /// Goes on with what the look at the store has interrupted.
+    fn resume(&mut self) {
+        self.phase = self.interrupted.take().unwrap_or(Phase::Resting);
+    }
+
+    /// The session was ended on purpose. A credential that opens sessions any time opens the next
+    /// one when somebody asks for it.
+    fn log_out(&mut self, now: Timestamp) {
+        (self.current, self.interrupted, self.failures) = (None, None, 0);
+        (self.wanted, self.prefetch) = (false, false);
+        self.spent = Spent { open: self.means != Means::Reopens, ..Spent::default() };
+        self.phase = match self.means {
+            Means::Reopens => Phase::Resting,
+            Means::Once | Means::Login => {
+                Phase::Lost(Lost::LoggedOut, now + pace::RECHECK_WHEN_LOST)
+            }
+        };
     }
 
     fn fail(&mut self, failure: Failure, source: Source, now: Timestamp) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::budget::{Budget, Class, Permit, Ticket, Turn};
@@ -102,7 +103,7 @@ impl Shared {
         let shared = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(Ok(Answer::Granted(request))) = tell.send(shared.post(class).await) {
-                shared.tell(move |ledger, now| ledger.settle(&request, false, now));
+                drop(shared.tell(move |ledger, now| ledger.settle(&request, false, now)));
             }
         });
         told.await.unwrap_or(Err(StoreError::Stopped))
@@ -123,15 +124,18 @@ impl Shared {
         })
     }
 
-    /// Tells the ledger, in a task of its own: the holder has other things to do. An account that
-    /// is never settled lapses by itself.
-    fn tell(&self, mut change: impl FnMut(&mut Ledger, Timestamp) + Send + 'static) {
+    /// Tells the ledger, in a task of its own: who is gone cannot wait. An account that is never
+    /// settled lapses by itself.
+    fn tell(
+        &self,
+        mut change: impl FnMut(&mut Ledger, Timestamp) + Send + 'static,
+    ) -> JoinHandle<()> {
         let (store, client_id) = (Arc::clone(&self.store), self.client_id.clone());
         tokio::spawn(async move {
             if let Err(error) = store.post(&client_id, &mut change).await {
                 debug!(%error, "the ledger of token requests was not told");
             }
-        });
+        })
     }
 }
 
@@ -221,13 +225,19 @@ impl Held<'_> {
     /// The server asked for silence.
     pub fn silence(&self, silence: Duration) {
         self.queue.budget().silence(self.queue.clock.now() + silence);
-        self.queue.shared.tell(move |ledger, now| ledger.silence(now + silence));
+        drop(self.queue.shared.tell(move |ledger, now| ledger.silence(now + silence)));
     }
-}
 
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        let permit = self.permit.take().expect("taken here only");
+    /// Gives the permit back, and returns when all processes can know.
+    pub async fn settle(mut self) {
+        if let Some(told) = self.give_back() {
+            // It ends, whatever comes of it.
+            let _ = told.await;
+        }
+    }
+
+    fn give_back(&mut self) -> Option<JoinHandle<()>> {
+        let permit = self.permit.take()?;
         let (request, sent) = (std::mem::take(&mut self.request), self.sent);
         let mut budget = self.queue.budget();
         if sent {
@@ -236,7 +246,14 @@ impl Drop for Held<'_> {
             budget.settle_unsent(permit);
         }
         drop(budget);
-        self.queue.shared.tell(move |ledger, now| ledger.settle(&request, sent, now));
+        let told = self.queue.shared.tell(move |ledger, now| ledger.settle(&request, sent, now));
         self.queue.moved.notify_waiters();
+        Some(told)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        drop(self.give_back());
     }
 }

@@ -17,6 +17,7 @@ mod program;
 mod readme;
 mod renewal;
 mod replay;
+mod replicas;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;

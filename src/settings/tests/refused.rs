@@ -27,7 +27,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[store]\nredis = 'x'",
-        "configuration: line 8: unknown key `store.redis`: the keys here are directory",
+        "configuration: line 8: unknown key `store.redis`: the keys here are directory, encryption_keys",
     ),
     (
         "[log]\nfilter = canary",

@@ -25,6 +25,10 @@ fn stored(generation: u64) -> Stored {
     Stored { set, provenance: Provenance::from_bytes([1; 32]) }
 }
 
+fn open(directory: &Path) -> FileStore {
+    FileStore::open(directory, Seal::none(), Clock::manual(NOW)).unwrap()
+}
+
 /// A store in a directory of its own.
 struct Bench {
     root: TempDir,
@@ -34,7 +38,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let store = FileStore::open(root.path().join("state")).unwrap();
+        let store = open(&root.path().join("state"));
         Self { root, store }
     }
 
@@ -92,7 +96,7 @@ async fn falls_back_to_the_previous_copy_wherever_the_file_was_cut() {
     }
     bench.save(3, 1).await.unwrap();
     let previous = fs::read(bench.file("sales.previous")).unwrap();
-    assert_eq!(document::parse(&previous).unwrap().set.generation.number(), 1, "the good copy");
+    assert_eq!(document::parse(&previous).unwrap().generation().number(), 1, "the good copy");
 }
 
 #[tokio::test]
@@ -126,7 +130,7 @@ async fn leaves_a_later_versions_file_alone() {
 #[tokio::test]
 async fn a_lease_is_held_once_and_comes_back() {
     let bench = Bench::new();
-    let other = FileStore::open(bench.root.path().join("state")).unwrap();
+    let other = open(&bench.root.path().join("state"));
     let lease = bench.store.lease("sales").await.unwrap().expect("free");
     assert!(other.lease("sales").await.unwrap().is_none(), "held");
     assert!(other.lease("support").await.unwrap().is_some(), "another identity's");
@@ -142,6 +146,14 @@ async fn erases_every_copy() {
     let lease = bench.store.lease("sales").await.unwrap().unwrap();
     bench.store.erase(&lease, Generation::new(2)).await.unwrap();
     assert_eq!(bench.generation().await, None);
+    for file in fs::read_dir(bench.file("")).unwrap() {
+        let content = fs::read(file.unwrap().path()).unwrap();
+        assert!(!String::from_utf8_lossy(&content).contains("access-"), "a token is left");
+    }
+    let late = bench.store.save(&lease, &stored(3), Generation::new(2)).await.unwrap_err();
+    assert!(matches!(late, StoreError::Conflict { .. }), "{late}");
+    bench.store.save(&lease, &stored(4), Generation::new(3)).await.unwrap();
+    assert_eq!(bench.generation().await, Some(4));
 }
 
 #[tokio::test]
@@ -174,7 +186,8 @@ async fn a_planted_link_is_replaced_not_written_through() {
 async fn refuses_a_directory_that_others_may_write() {
     let root = tempfile::tempdir().unwrap();
     fs::set_permissions(root.path(), Permissions::from_mode(0o777)).unwrap();
-    let error = FileStore::open(root.path()).unwrap_err().to_string();
+    let error =
+        FileStore::open(root.path(), Seal::none(), Clock::manual(NOW)).unwrap_err().to_string();
     assert!(error.contains("it may be written by others"), "{error}");
 }
 
@@ -196,4 +209,110 @@ fn no_name_leaves_the_directory_or_meets_another() {
     assert_eq!(encoded("Sales"), "%53ales");
     assert_ne!(encoded("a%2f"), encoded("a/"));
     assert_eq!(encoded("ü"), "%c3%bc");
+}
+
+#[tokio::test]
+async fn one_process_hears_what_another_saves() {
+    let bench = Bench::new();
+    let other = open(&bench.file(""));
+    let mut changes = other.changes();
+    bench.save(1, 0).await.unwrap();
+    let heard = changes.recv().await;
+    assert_eq!(heard, Some(Change::Identity("sales".into(), None)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_ledger_entry_of_many_processes_is_lost() {
+    let bench = Bench::new();
+    let posts = (0..8).map(|process| {
+        let store = open(&bench.file(""));
+        tokio::spawn(async move {
+            for n in 0..25 {
+                let request = format!("{process}-{n}");
+                let mut change = |ledger: &mut Ledger, now| {
+                    let class = crate::token::budget::Class::Waiting;
+                    ledger.ask("all", &request, class, 1000, now);
+                    ledger.settle(&request, true, now);
+                };
+                store.post("client", &mut change).await.unwrap();
+            }
+        })
+    });
+    for task in posts.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let mut left = 0;
+    let mut look = |ledger: &mut Ledger, now| left = ledger.left(1000, now);
+    bench.store.post("client", &mut look).await.unwrap();
+    assert_eq!(left, 1000 - 8 * 25);
+    let mut other = 0;
+    let mut look = |ledger: &mut Ledger, now| other = ledger.left(1000, now);
+    bench.store.post("another client", &mut look).await.unwrap();
+    assert_eq!(other, 1000, "an account of its own");
+}
+
+#[tokio::test]
+async fn a_damaged_ledger_counts_as_empty() {
+    let bench = Bench::new();
+    fs::write(bench.store.directory.ledger("client"), "{").unwrap();
+    let mode = Permissions::from_mode(0o600);
+    fs::set_permissions(bench.store.directory.ledger("client"), mode).unwrap();
+    let mut left = 0;
+    let mut look = |ledger: &mut Ledger, now| left = ledger.left(5, now);
+    bench.store.post("client", &mut look).await.unwrap();
+    assert_eq!(left, 5);
+}
+
+#[tokio::test]
+async fn keeps_identities_that_were_added() {
+    let bench = Bench::new();
+    assert!(bench.store.enrolment("sales").await.unwrap().is_none());
+    let jwt = Some(crate::secret::Secret::new("assertion"));
+    let enrolment = Enrolment { client_id: "client".into(), jwt };
+    bench.store.enrol("sales", Some(&enrolment)).await.unwrap();
+    let there = bench.store.enrolment("sales").await.unwrap().unwrap();
+    assert_eq!((there.client_id.as_str(), there.jwt.unwrap().expose()), ("client", "assertion"));
+    assert_eq!(mode(&bench.file("sales.enrolment")), 0o600);
+    bench.save(1, 0).await.unwrap();
+    let lease = bench.store.lease("Other").await.unwrap().unwrap();
+    bench.store.save(&lease, &stored(5), Generation::NONE).await.unwrap();
+    let found = bench.store.survey().await.unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| (it.identity.as_str(), it.session.unwrap().generation.number(), it.enrolled))
+        .collect();
+    assert_eq!(found, [("Other", 5, false), ("sales", 1, true)]);
+    bench.store.enrol("sales", None).await.unwrap();
+    bench.store.enrol("sales", None).await.unwrap();
+    assert!(bench.store.enrolment("sales").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn sealed_files_survive_every_cut_and_show_no_token() {
+    let root = tempfile::tempdir().unwrap();
+    let key = crate::secret::Secret::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    let seal = Seal::new(&[key]).unwrap();
+    let path = root.path().join("state");
+    let store = FileStore::open(&path, seal, Clock::manual(NOW)).unwrap();
+    let lease = store.lease("sales").await.unwrap().unwrap();
+    store.save(&lease, &stored(1), Generation::NONE).await.unwrap();
+    store.save(&lease, &stored(2), Generation::new(1)).await.unwrap();
+    let whole = fs::read(path.join("sales.json")).unwrap();
+    assert!(!String::from_utf8_lossy(&whole).contains("access-"));
+    for length in 0..whole.len() {
+        fs::write(path.join("sales.json"), &whole[..length]).unwrap();
+        let found = store.load("sales").await.unwrap().generation().number();
+        assert_eq!(found, 1, "cut at {length}");
+    }
+    let error = open(&path).load("sales").await.unwrap_err().to_string();
+    assert!(error.contains("add that key to store.encryption_keys"), "{error}");
+}
+
+#[tokio::test]
+async fn the_check_finds_what_is_wrong_with_the_directory() {
+    let bench = Bench::new();
+    bench.store.check().await.unwrap();
+    fs::set_permissions(bench.file(""), Permissions::from_mode(0o777)).unwrap();
+    let error = bench.store.check().await.unwrap_err().to_string();
+    assert!(error.contains("it may be written by others"), "{error}");
 }

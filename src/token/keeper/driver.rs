@@ -17,6 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::oauth::grant::Grant;
+use crate::settings::Credential;
 use crate::store::{Entry, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
 use crate::token::lifecycle::{
@@ -58,8 +59,11 @@ pub(in crate::token) struct Driver {
 
 impl Driver {
     pub(in crate::token) fn new(keeper: Arc<Keeper>, around: Surroundings, stays: bool) -> Self {
-        let reopens = keeper.settings.credential.reopens();
-        let means = if reopens { Means::Reopens } else { Means::Once };
+        let means = match &keeper.settings.credential {
+            Credential::Login => Means::Login,
+            credential if credential.reopens() => Means::Reopens,
+            _ => Means::Once,
+        };
         let pace = Pace::of(&keeper.settings.name);
         Self {
             provenance: Provenance::of(&keeper.settings),
@@ -211,7 +215,7 @@ impl Driver {
         };
         match written.await {
             Ok(true) => {
-                warn!(identity = name, generation, "the store had lost the session; it is back")
+                warn!(identity = name, generation, "the store had lost the session; it is back");
             }
             Ok(false) => {}
             Err(error) => {
@@ -414,9 +418,11 @@ fn failure(error: &TokenError) -> Failure {
         TokenError::Unreachable(_) => Failure::Unreachable,
         TokenError::Store(_) => Failure::Store,
         TokenError::LeaseHeld => Failure::LeaseHeld,
-        TokenError::Unexpected { .. } | TokenError::Malformed { .. } => Failure::Unexpected,
-        TokenError::CoolingDown | TokenError::NothingLeft | TokenError::Starting => {
-            Failure::Unexpected
-        }
+        TokenError::Unexpected { .. }
+        | TokenError::Malformed { .. }
+        | TokenError::CoolingDown
+        | TokenError::NothingLeft
+        | TokenError::LoggedOut
+        | TokenError::Starting => Failure::Unexpected,
     }
 }

@@ -87,6 +87,7 @@ impl Renewal {
             Err(TokenError::Penalty { retry_after, .. }) => held.silence(*retry_after),
             _ => {}
         }
+        held.settle().await;
         let mut set = answer?;
         if let Some(token) = token {
             // RFC 6749 §6: without a new refresh token, the old one goes on.

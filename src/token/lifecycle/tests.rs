@@ -59,7 +59,7 @@ impl Bench {
             generation: Generation::new(self.generation),
             issued_at: self.now,
             expires_at: self.now + life,
-            refresh: (self.machine.means == Means::Once).then_some(Some(self.now + WEEK)),
+            refresh: (self.machine.means != Means::Reopens).then_some(Some(self.now + WEEK)),
             previous_refresh: self.generation > 1,
         }
     }
@@ -371,15 +371,97 @@ fn weather() -> impl Strategy<Value = Weather> {
     ]
 }
 
+#[test]
+fn adopts_at_once_what_the_store_is_said_to_have() {
+    let mut bench = Bench::live(Means::Once);
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    let newer = bench.next(HOUR);
+    bench.step(Event::Read(Some(newer)));
+    assert_eq!(bench.machine.offered(bench.now), Some(newer));
+    // Nothing newer: nothing changes.
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    assert!(matches!(bench.step(Event::Read(None)), Action::Rest(Some(_))));
+    assert_eq!(bench.machine.offered(bench.now), Some(newer));
+}
+
+#[test]
+fn a_look_at_the_store_neither_shortens_nor_ends_a_penalty() {
+    let (mut bench, _) = Bench::renewing(Means::Once);
+    let silence = Duration::from_secs(60);
+    let until = bench.now + silence;
+    assert_eq!(bench.fail(Failure::Penalty(silence)), Action::Rest(Some(until)));
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    assert_eq!(bench.machine.standing(bench.now), Standing::Penalised(until));
+    assert_eq!(bench.step(Event::Read(None)), Action::Rest(Some(until)));
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    assert_eq!(bench.fail(Failure::Store), Action::Rest(Some(until)), "the store is down");
+}
+
+#[test]
+fn a_logout_ends_the_session_and_a_login_revives_it() {
+    for means in [Means::Once, Means::Login] {
+        let mut bench = Bench::live(Means::Once);
+        bench.machine.means = means;
+        bench.note(Signal::Changed);
+        assert_eq!(bench.step(Event::Time), Action::Read);
+        bench.generation += 1;
+        assert!(matches!(bench.step(Event::Erased(bench.latest())), Action::Rest(Some(_))));
+        assert_eq!(bench.machine.offered(bench.now), None);
+        let lost = Standing::NeedsLogin(Lost::LoggedOut);
+        assert_eq!(bench.machine.standing(bench.now), lost);
+        bench.now = bench.now + RECHECK_WHEN_LOST;
+        assert_eq!(bench.step(Event::Time), Action::Read);
+        let known = bench.next(HOUR);
+        bench.step(Event::Read(Some(known)));
+        assert_eq!(bench.machine.offered(bench.now), Some(known));
+    }
+}
+
+#[test]
+fn after_a_logout_a_jwt_opens_the_next_session_when_somebody_asks() {
+    let mut bench = Bench::live(Means::Reopens);
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    bench.generation += 1;
+    assert_eq!(bench.step(Event::Erased(bench.latest())), Action::Rest(None));
+    bench.note(Signal::Wanted);
+    assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open));
+}
+
+#[test]
+fn a_session_goes_on_by_its_refresh_token_when_the_jwt_is_refused() {
+    let mut bench = Bench::empty(Means::Reopens);
+    let known = Known { refresh: Some(Some(bench.now + WEEK)), ..bench.next(HOUR) };
+    bench.step(Event::Obtained(known));
+    bench.note(Signal::Accepted(bench.latest()));
+    assert_eq!(bench.until_renewal(), Source::Open);
+    assert_eq!(bench.fail(Failure::GrantRefused), Action::Read);
+    assert_eq!(bench.step(Event::Read(None)), Action::Renew(Source::Refresh));
+}
+
+#[test]
+fn an_identity_of_a_login_sends_nothing_before_somebody_has_logged_in() {
+    let mut bench = Bench::new(Means::Login);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    let recheck = bench.now + RECHECK_WHEN_LOST;
+    assert_eq!(bench.step(Event::Read(None)), Action::Rest(Some(recheck)));
+    bench.note(Signal::Wanted);
+    assert_eq!(bench.step(Event::Time), Action::Rest(Some(recheck)));
+    assert_eq!(bench.machine.standing(bench.now), Standing::NeedsLogin(Lost::NothingLeft));
+}
+
 proptest! {
     /// Any weather, any signals at any time: and then the server recovers.
     #[test]
     fn no_history_breaks_the_promises(
-        once in any::<bool>(),
+        means in prop_oneof![Just(Means::Once), Just(Means::Reopens), Just(Means::Login)],
         life in 1_u64..7200,
-        history in prop::collection::vec((weather(), 0_u64..400_000, 0_u8..6), 1..120),
+        history in prop::collection::vec((weather(), 0_u64..400_000, 0_u8..7), 1..120),
     ) {
-        let means = if once { Means::Once } else { Means::Reopens };
         let life = Duration::from_secs(life);
         let mut bench = Bench::new(means);
         let mut refused_now = Generation::NONE;
@@ -394,6 +476,16 @@ proptest! {
             }
             action = match (action, weather) {
                 (Action::Read, Weather::Fails(Failure::Store)) => bench.fail(Failure::Store),
+                // Another process has renewed, or somebody has logged out or in.
+                (Action::Read, Weather::Fine) if signal == 5 => {
+                    let known = bench.next(life);
+                    bench.step(Event::Read(Some(known)))
+                }
+                (Action::Read, Weather::Fine) if signal == 6 => {
+                    newest = Generation::NONE;
+                    bench.generation += 1;
+                    bench.step(Event::Erased(bench.latest()))
+                }
                 (Action::Read, _) => bench.step(Event::Read(bench.machine.latest())),
                 (Action::Renew(_), Weather::Fine) => bench.obtain(life),
                 (Action::Renew(_), Weather::Fails(failure)) => {
@@ -418,6 +510,7 @@ proptest! {
                                 refused_now = Generation::NONE;
                             }
                         }
+                        4..=6 => bench.note(Signal::Changed),
                         _ => {}
                     }
                     bench.step(Event::Time)
@@ -442,6 +535,11 @@ proptest! {
         while bench.machine.offered(bench.now).is_none() {
             prop_assert!(bench.now <= deadline, "no progress: {:?}", bench.machine);
             action = match action {
+                // Where only a login helps, somebody logs in.
+                Action::Read if matches!(bench.machine.standing(bench.now), Standing::NeedsLogin(_)) => {
+                    let known = bench.next(life);
+                    bench.step(Event::Read(Some(known)))
+                }
                 Action::Read => bench.step(Event::Read(bench.machine.latest())),
                 Action::Renew(_) => bench.obtain(life),
                 Action::Rest(Some(until)) => {

@@ -12,6 +12,8 @@ pub enum Means {
     Reopens,
     /// Open one session, which then has to be refreshed (authorization code, refresh token).
     Once,
+    /// Nothing: somebody logs in, and the session is found in the store.
+    Login,
 }
 
 /// Which credential a renewal presents.
@@ -130,6 +132,8 @@ pub enum Lost {
     GrantNotAllowed,
     /// No refresh token, and the configured credential is used up.
     NothingLeft,
+    /// The session was ended on purpose.
+    LoggedOut,
 }
 
 /// Where an identity stands, for status and for requests without a token.
