@@ -119,6 +119,10 @@ pub(crate) struct IdentityConfig {
 #[serde(default)]
 pub(crate) struct StoreConfig {
     pub(crate) directory: Option<PathBuf>,
+    pub(crate) redis: Option<SecretSource>,
+    pub(crate) redis_ca_file: Option<PathBuf>,
+    pub(crate) redis_prefix: Option<String>,
+    pub(crate) allow_plain_redis: Option<bool>,
     pub(crate) encryption_keys: Option<Vec<SecretSource>>,
 }
 
@@ -155,7 +159,8 @@ impl Config {
         let identities = self.identity.values().flat_map(|it| {
             [&it.jwt, &it.refresh_token, &it.authorization_code, &it.code_verifier, &it.password]
         });
-        let keys = self.store.encryption_keys.iter().flatten();
+        let store = &self.store;
+        let keys = store.encryption_keys.iter().flatten().chain(&store.redis);
         applications
             .chain(identities)
             .filter_map(Option::as_ref)

@@ -1,6 +1,7 @@
 //! Settings: what was configured, ready to use. Secrets have been read, defaults applied, names
 //! resolved and contradictions refused; nothing later has to ask "what if it is missing".
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -168,6 +169,35 @@ pub enum StoreSettings {
         /// What seals the files.
         seal: Seal,
     },
+    /// A Redis or Valkey server.
+    Redis {
+        /// Which, and how to get in.
+        server: RedisSettings,
+        /// What seals the sessions.
+        seal: Seal,
+    },
+}
+
+impl fmt::Display for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { directory, .. } => write!(f, "files in {}", directory.display()),
+            Self::Redis { server, .. } => write!(f, "redis at {}", server.address),
+        }
+    }
+}
+
+/// The Redis or Valkey server of `[store]`.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// `redis://` or `rediss://`, with user and password.
+    pub url: Secret,
+    /// Host and port, for messages.
+    pub address: String,
+    /// The CAs to trust instead of the platform's, PEM.
+    pub ca_pem: Option<String>,
+    /// What every key begins with.
+    pub prefix: String,
 }
 
 /// `[log]`.

@@ -24,6 +24,7 @@ use crate::token::{Generation, TokenSet};
 mod document;
 pub mod file;
 pub mod memory;
+pub mod redis;
 pub mod seal;
 
 /// What an operation of a [`TokenStore`] returns.

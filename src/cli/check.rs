@@ -6,7 +6,7 @@ use humantime::format_duration;
 
 use crate::settings::{
     ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings, ProxySettings,
-    Settings, StoreSettings, UpstreamSettings, Warning,
+    Settings, UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -36,8 +36,7 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     for identity in &settings.identities {
         writeln!(out, "identity     {}", described(identity))?;
     }
-    let StoreSettings::File { directory, .. } = &settings.store;
-    writeln!(out, "store        files in {}", directory.display())?;
+    writeln!(out, "store        {}", settings.store)?;
     log(&settings.log, out)?;
     for warning in warnings {
         writeln!(out, "warning      {warning}")?;

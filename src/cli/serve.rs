@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::clock::Clock;
 use crate::service::Service;
-use crate::settings::{ConfigSource, Settings, StoreSettings, Warning};
+use crate::settings::{ConfigSource, Settings, Warning};
 use crate::telemetry;
 
 pub(super) fn run(
@@ -35,13 +35,12 @@ pub(super) fn run(
 
 /// Whoever reads the log at night has neither the command line nor the file at hand.
 fn announce(settings: &Settings, source: &ConfigSource) {
-    let StoreSettings::File { directory, .. } = &settings.store;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         configuration = %Origin(source),
         upstream = %settings.upstream.origin,
         identities = %Names(settings),
-        store = %directory.display(),
+        store = %settings.store,
         "starting"
     );
 }

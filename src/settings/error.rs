@@ -108,6 +108,14 @@ pub enum SettingsError {
         "store.directory has no default because neither XDG_STATE_HOME nor HOME is set: set it"
     )]
     NoStateDirectory,
+    #[error("store.redis is not usable: write it as rediss://user:password@host:port")]
+    RedisUrl,
+    #[error(
+        "store.redis is redis:// to another machine, which shows sessions to the network: use rediss://, or set store.allow_plain_redis = true"
+    )]
+    PlainRedis,
+    #[error("store.directory and store.redis are two stores: keep one")]
+    TwoStores,
     #[error("store.encryption_keys: {0}")]
     EncryptionKey(SealError),
     #[error("log.format must be \"text\" or \"json\"")]

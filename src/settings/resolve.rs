@@ -1,7 +1,7 @@
 //! `Config` → `Settings`: defaults applied, secrets fetched, contradictions refused.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use super::identity::{Endpoints, applications, identities};
 use super::{
-    InboundTls, LogFormat, LogSettings, Origin, ProxySettings, Settings, SettingsError,
-    StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
+    SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
@@ -205,7 +205,29 @@ fn store(
         .map(|key| sources.read("store.encryption_keys", key))
         .collect::<Result<_, _>>()?;
     let seal = Seal::new(&keys).map_err(SettingsError::EncryptionKey)?;
-    if let Some(directory) = file("store.directory", config.directory, directory)? {
+    let written = config.directory.clone();
+    if let Some(url) = &config.redis {
+        if written.is_some() {
+            return Err(SettingsError::TwoStores);
+        }
+        let url = sources.read("store.redis", url)?;
+        let plain = config.allow_plain_redis.unwrap_or(false);
+        let address = redis_address(url.expose(), plain)?;
+        let key = "store.redis_ca_file";
+        let ca_file = file(key, config.redis_ca_file, directory)?;
+        if let Some(path) = &ca_file {
+            check_certificates(key, path)?;
+        }
+        let ca = ca_file.map(|path| read(key, &path)).transpose()?;
+        let ca_pem = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
+        let prefix = non_empty("store.redis_prefix", config.redis_prefix)?;
+        let prefix = prefix.unwrap_or_else(|| "ringbearer:".to_owned());
+        return Ok(StoreSettings::Redis {
+            server: RedisSettings { url, address, ca_pem, prefix },
+            seal,
+        });
+    }
+    if let Some(directory) = file("store.directory", written, directory)? {
         return Ok(StoreSettings::File { directory, seal });
     }
     // The XDG base directory specification: a relative path counts as not set.
@@ -215,6 +237,21 @@ fn store(
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .ok_or(SettingsError::NoStateDirectory)?;
     Ok(StoreSettings::File { directory: state.join("ringbearer"), seal })
+}
+
+/// Host and port of a Redis URL. Sessions do not cross a network in the clear unasked.
+fn redis_address(url: &str, allow_plain: bool) -> Result<String, SettingsError> {
+    let uri: Uri = url.parse().map_err(|_| SettingsError::RedisUrl)?;
+    let (scheme, host) = (uri.scheme_str(), uri.host().unwrap_or_default());
+    if !matches!(scheme, Some("redis" | "rediss")) || host.is_empty() {
+        return Err(SettingsError::RedisUrl);
+    }
+    let bare = host.trim_matches(['[', ']']);
+    let here = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if scheme == Some("redis") && !here && !allow_plain {
+        return Err(SettingsError::PlainRedis);
+    }
+    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(6379)))
 }
 
 fn log(config: LogConfig) -> Result<LogSettings, SettingsError> {

@@ -48,7 +48,7 @@ fn the_least_configuration_gets_every_default() {
     assert_eq!(settings.proxy.replay_memory, 64 << 20);
     assert_eq!(settings.upstream.origin.to_string(), "https://platform.ringcentral.com");
     assert_eq!(settings.upstream.connect_timeout, Duration::from_secs(5));
-    let StoreSettings::File { directory, .. } = &settings.store;
+    let StoreSettings::File { directory, .. } = &settings.store else { panic!("files") };
     assert_eq!(directory, Path::new("/home/me/.local/state/ringbearer"));
     let [identity] = &settings.identities[..] else { panic!("{:?}", settings.identities) };
     assert_eq!((&*identity.name, &*identity.application.name), ("sales", "crm"));
@@ -160,7 +160,7 @@ fn the_state_directory_follows_xdg() {
         };
         let source = ConfigSource::Text(LEAST.to_owned());
         let (settings, _) = Settings::load(&source, Overrides::default(), &lookup).unwrap();
-        let StoreSettings::File { directory, .. } = settings.store;
+        let StoreSettings::File { directory, .. } = settings.store else { panic!("files") };
         assert_eq!(directory, Path::new(expected));
     }
 }
@@ -181,7 +181,7 @@ fn relative_paths_start_beside_the_file_and_open_secrets_are_warned_about() {
     let (settings, warnings) = Settings::load(&source, Overrides::default(), &environment).unwrap();
     let Credential::Jwt(secret) = &settings.identities[0].credential else { panic!() };
     assert_eq!(secret.expose(), "from-a-file");
-    let StoreSettings::File { directory: state, .. } = settings.store;
+    let StoreSettings::File { directory: state, .. } = settings.store else { panic!("files") };
     assert_eq!(state, directory.path().join("state"));
     // The configuration is one of them because the client secret stands in it as text.
     let expected = [jwt, file].map(|path| Warning::WorldReadable { path });
@@ -231,7 +231,9 @@ fn certificates_and_keys_are_looked_at_before_anything_starts() {
 #[test]
 fn the_stores_keys_are_read_and_have_to_be_keys() {
     let with = |key: &str| load(&format!("{LEAST}\n[store]\nencryption_keys = [{key:?}]"));
-    let StoreSettings::File { seal, .. } = with(&"A".repeat(43)).unwrap().0.store;
+    let StoreSettings::File { seal, .. } = with(&"A".repeat(43)).unwrap().0.store else {
+        panic!("files")
+    };
     assert_eq!(format!("{seal:?}"), "[\"66687aad\"]", "the id, and no more");
     let error = chain(&with("secret").unwrap_err());
     assert_eq!(

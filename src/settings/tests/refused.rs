@@ -26,8 +26,8 @@ const APPENDED: &[(&str, &str)] = &[
         "configuration: line 7: unknown key `client`: the keys here are proxy, upstream, application, identity, store, log",
     ),
     (
-        "[store]\nredis = 'x'",
-        "configuration: line 8: unknown key `store.redis`: the keys here are directory, encryption_keys",
+        "[store]\nvalkey = 'x'",
+        "configuration: line 8: unknown key `store.valkey`: the keys here are directory, redis, redis_ca_file, redis_prefix, allow_plain_redis, encryption_keys",
     ),
     (
         "[log]\nfilter = canary",
@@ -183,6 +183,18 @@ const APPENDED: &[(&str, &str)] = &[
     (
         "[identity.bot]",
         "identity \"bot\": nothing opens its session: give it jwt, refresh_token, authorization_code, username with password, or client_credentials = true",
+    ),
+    (
+        "[store]\nredis = 'http://canary-host'",
+        "store.redis is not usable: write it as rediss://user:password@host:port",
+    ),
+    (
+        "[store]\nredis = 'redis://:canary@10.0.0.1'",
+        "store.redis is redis:// to another machine, which shows sessions to the network: use rediss://, or set store.allow_plain_redis = true",
+    ),
+    (
+        "[store]\nredis = 'redis://localhost'\ndirectory = 'here'",
+        "store.directory and store.redis are two stores: keep one",
     ),
     ("[store]\ndirectory = ''", "store.directory is empty: give it a value or remove it"),
     ("[log]\nformat = 'xml'", "log.format must be \"text\" or \"json\""),
