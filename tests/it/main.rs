@@ -15,6 +15,8 @@ mod main_path;
 mod process;
 mod program;
 mod readme;
+mod redis;
+mod redis_server;
 mod renewal;
 mod replay;
 mod replicas;

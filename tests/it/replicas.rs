@@ -8,6 +8,7 @@ use ringbearer::service::Service;
 use ringbearer::token::Generation;
 use ringbearer::token::lifecycle::Standing;
 
+use crate::redis_server::RedisServer;
 use crate::support::{
     ECHO, Environment, LONG_IDLE, PATIENT, REFRESH_IDENTITY, Wishes, sends, sessions, settle,
 };
@@ -177,5 +178,23 @@ async fn a_store_that_lost_the_session_gets_it_back() {
     assert_eq!(fleet.call(90, 2).await, [200; 2 * REPLICAS]);
     let status = fleet.first.status();
     assert_eq!(status.state, Standing::Resting);
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn four_replicas_on_one_redis_refresh_once_per_generation() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    let store = Some(format!("redis = {:?}", server.url()));
+    let fleet = Fleet::with(Wishes { store, ..refreshing(Rules::unlimited()) }).await;
+    renew_under_load(&fleet, 20, 20).await;
+    assert_eq!(sessions(&fleet.first.control().log()), [1]);
+    assert_eq!(fleet.first.control().counts().token_repeats, 0);
+    // Flushed and then gone for a moment: the session is put back, and renewals go on.
+    server.run(&["FLUSHALL"]).await;
+    server.restart().await;
+    fleet.clock().advance(3300 * SECOND);
+    assert_eq!(fleet.call(900, 5).await, [200; 5 * REPLICAS]);
+    fleet.all_have(22).await;
+    assert_eq!(sessions(&fleet.first.control().log()), [1]);
     fleet.finish().await;
 }

@@ -50,6 +50,8 @@ pub(crate) struct Wishes {
     pub(crate) upstream_url: Option<String>,
     /// Whether proxy and sandbox speak TLS with each other.
     pub(crate) tls_upstream: bool,
+    /// Lines of TOML for `[store]` instead of a directory.
+    pub(crate) store: Option<String>,
     /// Whether time stands still until the test moves it.
     pub(crate) manual_clock: bool,
 }
@@ -64,6 +66,7 @@ impl Default for Wishes {
             identity: r#"jwt = "sandbox-jwt""#.into(),
             upstream_url: None,
             tls_upstream: false,
+            store: None,
             manual_clock: true,
         }
     }
@@ -337,14 +340,15 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
         None => (&url, String::new()),
     };
     let store = files.path().join("store");
-    let store = store.to_str().unwrap();
+    let store = format!("directory = {:?}", store.to_str().unwrap());
+    let store = wishes.store.as_ref().unwrap_or(&store);
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{}\n\
          [upstream]\nurl = \"{api}\"\n{ca}{}\n\
          [application.test]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
          token_requests_per_minute = 1000\n{elsewhere}{}\n\
          [identity.test]\n{}\n\
-         [store]\ndirectory = {store:?}\n",
+         [store]\n{store}\n",
         wishes.proxy, wishes.upstream, wishes.application, wishes.identity,
     );
     match Settings::load(&ConfigSource::Text(text), Overrides::default(), &|_| None) {
