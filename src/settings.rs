@@ -181,8 +181,8 @@ pub enum StoreSettings {
 impl fmt::Display for StoreSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { directory, .. } => write!(f, "files in {}", directory.display()),
-            Self::Redis { server, .. } => write!(f, "redis at {}", server.address),
+            Self::File { directory, .. } => directory.display().fmt(f),
+            Self::Redis { server, .. } => write!(f, "redis://{}", server.address),
         }
     }
 }

@@ -6,7 +6,7 @@ use humantime::format_duration;
 
 use crate::settings::{
     ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings, ProxySettings,
-    Settings, UpstreamSettings, Warning,
+    Settings, StoreSettings, UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -36,7 +36,8 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     for identity in &settings.identities {
         writeln!(out, "identity     {}", described(identity))?;
     }
-    writeln!(out, "store        {}", settings.store)?;
+    let files = matches!(settings.store, StoreSettings::File { .. });
+    writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
     log(&settings.log, out)?;
     for warning in warnings {
         writeln!(out, "warning      {warning}")?;
