@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) upstream: UpstreamConfig,
     pub(crate) application: BTreeMap<String, ApplicationConfig>,
     pub(crate) identity: BTreeMap<String, IdentityConfig>,
+    pub(crate) client: BTreeMap<String, ClientConfig>,
     pub(crate) store: StoreConfig,
     pub(crate) log: LogConfig,
 }
@@ -97,6 +98,10 @@ pub(crate) struct ApplicationConfig {
 #[serde(default)]
 pub(crate) struct IdentityConfig {
     pub(crate) application: Option<String>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
+    #[serde(deserialize_with = "addresses")]
+    pub(crate) listen: Option<Vec<SocketAddr>>,
     pub(crate) jwt: Option<SecretSource>,
     pub(crate) refresh_token: Option<SecretSource>,
     pub(crate) authorization_code: Option<SecretSource>,
@@ -112,6 +117,16 @@ pub(crate) struct IdentityConfig {
     pub(crate) access_token_ttl: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) refresh_token_ttl: Option<Duration>,
+}
+
+/// `[client.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClientConfig {
+    #[serde(deserialize_with = "texts")]
+    pub(crate) key_sha256: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) identities: Option<Vec<String>>,
 }
 
 /// `[store]`
@@ -244,6 +259,10 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<SocketAddr
     from.deserialize_any(Addresses).map(Some)
 }
 
+fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    from.deserialize_any(Texts).map(Some)
+}
+
 /// A string that has to parse.
 struct Text<T> {
     parse: fn(&str) -> Option<T>,
@@ -274,6 +293,28 @@ impl Visitor<'_> for Count {
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<NonZeroU32, E> {
         let count = u32::try_from(number).ok().and_then(NonZeroU32::new);
         count.ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+    }
+}
+
+struct Texts;
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text in quotes, or an array of such")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(vec![text.to_owned()])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = seq.next_element()? {
+            texts.push(text);
+        }
+        Ok(texts)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod headers;
 mod outbound;
 mod record;
 pub mod replay;
+pub mod selection;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,6 +38,7 @@ use exchange::Exchange;
 use headers::{Found, Injected};
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
+use selection::{API_KEY, Asked, Chosen, Selection};
 
 /// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
 pub const REPLAY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-replay");
@@ -56,6 +58,7 @@ pub struct Proxy {
     local: RefCell<Vec<Local>>,
     limits: Limits,
     names: Names,
+    selection: Arc<Selection>,
     log_requests: bool,
 }
 
@@ -140,22 +143,25 @@ impl Proxy {
         timers: Timers,
         limits: Limits,
         names: Names,
+        selection: Arc<Selection>,
         log_requests: bool,
     ) -> Self {
         let local = RefCell::default();
-        Self { identities, upstream, timers, local, limits, names, log_requests }
+        Self { identities, upstream, timers, local, limits, names, selection, log_requests }
     }
 
-    /// Answers one request: RingCentral's answer, or an error of the proxy's own.
+    /// Answers one request: RingCentral's answer, or an error of the proxy's own. `fixed` is the
+    /// identity of the listener that it came in by, if that has one.
     ///
     /// What can be done at once is done before the future is made. A future has room for all that
     /// it may have to keep, and every open connection has room for its future.
     pub fn handle(
         self: Rc<Self>,
         request: Request<Incoming>,
+        fixed: Option<IdentityId>,
     ) -> impl Future<Output = Response<Outbound>> {
         let mut record = Record::begin(&request, self.log_requests);
-        let mut prepared = match self.prepare(request, &mut record) {
+        let mut prepared = match self.prepare(request, fixed, &mut record) {
             Ok(prepared) => prepared,
             Err(error) => Prepared::Refused(Some(error)),
         };
@@ -188,16 +194,20 @@ impl Proxy {
     fn prepare(
         &self,
         request: Request<Incoming>,
+        fixed: Option<IdentityId>,
         record: &mut Record,
     ) -> Result<Prepared, ProxyError> {
-        let (head, content) = request.into_parts();
+        let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
         access::admit(&head.method, &head.uri, head.version, &head.headers, &found)
             .map_err(ProxyError::Refused)?;
         if found.has_looped(&head.headers, &self.names.pseudonym) {
             return Err(ProxyError::Loop);
         }
-        let identity = self.identity(found.identity(&head.headers))?;
+        let identity = self.identity(&head, &found, fixed)?;
+        if self.selection.asks_for_key() {
+            head.headers.remove(API_KEY);
+        }
         let token = match &identity {
             Whose::Known(id) => {
                 record.identified(self.identities.keeper(*id).name());
@@ -242,13 +252,21 @@ impl Proxy {
         self.relay(&mut exchange, token.generation, record).await
     }
 
-    fn identity(&self, wanted: Option<&HeaderValue>) -> Result<Whose, ProxyError> {
-        let Some(wanted) = wanted else {
-            return self.identities.only().map(Whose::Known).ok_or(ProxyError::NoIdentity);
-        };
-        let name = String::from_utf8_lossy(wanted.as_bytes());
-        let known = self.identities.find(&name);
-        Ok(known.map_or_else(|| Whose::Stranger(name.into_owned()), Whose::Known))
+    fn identity(
+        &self,
+        head: &Parts,
+        found: &Found,
+        fixed: Option<IdentityId>,
+    ) -> Result<Whose, ProxyError> {
+        let fixed = fixed.map(|id| self.identities.keeper(id).name());
+        let asked = Asked { fixed, uri: &head.uri, fields: &head.headers, found };
+        match self.selection.choose(asked).map_err(ProxyError::Denied)? {
+            Chosen::Only => self.identities.only().map(Whose::Known).ok_or(ProxyError::NoIdentity),
+            Chosen::Named(name) => {
+                let known = self.identities.find(&name);
+                Ok(known.map_or_else(|| Whose::Stranger(name.into_owned()), Whose::Known))
+            }
+        }
     }
 
     /// Looks a stranger up in the store.

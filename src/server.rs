@@ -26,10 +26,11 @@ pub use tls::TlsFilesError;
 
 use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
+use crate::proxy::selection::Selection;
 use crate::proxy::{Limits, Names};
 use crate::settings::{ProxySettings, Settings};
-use crate::token::identities::Identities;
-use worker::{Blueprint, Phase, Worker};
+use crate::token::identities::{Identities, IdentityId};
+use worker::{Blueprint, Entrance, Phase, Worker};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,10 @@ impl Server {
             identities: Arc::clone(identities),
             limits: limits(&settings.proxy),
             names: names(settings),
+            selection: Arc::new(Selection::new(
+                &settings.clients,
+                settings.identities.iter().map(Arc::as_ref),
+            )),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
@@ -80,13 +85,17 @@ impl Server {
             log_requests: settings.log.requests,
             clock: clock.clone(),
         };
-        let sockets = listen::bind(&settings.proxy.listen, settings.proxy.workers)?;
+        let (addresses, fixed): (Vec<_>, Vec<_>) = entrances(settings, identities).unzip();
+        let sockets = listen::bind(&addresses, settings.proxy.workers)?;
         let phase = watch::Sender::new(Phase::Serving);
-        let spawn = |(index, listeners)| {
+        let spawn = |(index, listeners): (usize, Vec<_>)| {
+            let entrances = listeners.into_iter().zip(fixed.iter().copied());
+            let entrances = entrances.map(|(listener, identity)| Entrance { listener, identity });
+            let entrances = entrances.collect();
             let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
             let (at_end, ended) = oneshot::channel();
             let run = move || {
-                Worker::run(blueprint, listeners, phase);
+                Worker::run(blueprint, entrances, phase);
                 drop(at_end);
             };
             let name = format!("worker-{index}");
@@ -118,6 +127,18 @@ impl Server {
             }
         }
     }
+}
+
+/// Where it listens, and the identity of each listener that has one.
+fn entrances<'a>(
+    settings: &'a Settings,
+    identities: &'a Identities,
+) -> impl Iterator<Item = (SocketAddr, Option<IdentityId>)> + 'a {
+    let anybodys = settings.proxy.listen.iter().map(|address| (*address, None));
+    anybodys.chain(settings.identities.iter().flat_map(|identity| {
+        let id = identities.find(&identity.name);
+        identity.listen.iter().map(move |address| (*address, id))
+    }))
 }
 
 fn limits(settings: &ProxySettings) -> Limits {

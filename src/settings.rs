@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::secret::Secret;
+use crate::secret::{KeyDigest, Secret};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
@@ -18,6 +18,7 @@ pub use self::load::{ConfigSource, Overrides};
 pub use self::origin::Origin;
 pub use crate::config::ConfigError;
 
+mod client;
 mod error;
 mod identity;
 mod load;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub upstream: UpstreamSettings,
     /// Whose tokens there are. Never empty; the names are unique.
     pub identities: Vec<Arc<IdentitySettings>>,
+    /// Who may call. Empty where whoever reaches a listener may.
+    pub clients: Vec<ClientSettings>,
     /// Where token sets are kept.
     pub store: StoreSettings,
     /// How to log.
@@ -118,6 +121,10 @@ pub struct IdentitySettings {
     pub application: Arc<ApplicationSettings>,
     /// What opens a session.
     pub credential: Credential,
+    /// Requests for these hosts are this identity's, with or without a port, in lower case.
+    pub hosts: Vec<String>,
+    /// Addresses on which every request is this identity's.
+    pub listen: Vec<SocketAddr>,
     /// `endpoint_id`: one stable name for this instance of the application.
     pub endpoint_id: Option<String>,
     /// `access_token_ttl` to ask for.
@@ -126,6 +133,26 @@ pub struct IdentitySettings {
     pub refresh_token_ttl: Option<Duration>,
     /// `scope` to ask for.
     pub scope: Option<String>,
+}
+
+/// `[client.NAME]`: who calls.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// Its name in the configuration and in logs.
+    pub name: String,
+    /// The digests of its keys.
+    pub keys: Vec<KeyDigest>,
+    /// As whom it may call.
+    pub identities: Bound,
+}
+
+/// The identities that a client is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// All of them.
+    Any,
+    /// These. Never empty; the first is meant where a request names none.
+    To(Vec<String>),
 }
 
 /// What opens a session (RFC 6749 §1.3, RFC 7523).
@@ -176,6 +203,15 @@ pub enum StoreSettings {
         /// What seals the sessions.
         seal: Seal,
     },
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any identity"),
+            Self::To(names) => f.write_str(&names.join(", ")),
+        }
+    }
 }
 
 impl fmt::Display for StoreSettings {

@@ -361,6 +361,8 @@ mod tests {
                 token_requests_per_minute: 5.try_into().unwrap(),
             }),
             credential,
+            hosts: Vec::new(),
+            listen: Vec::new(),
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,

@@ -35,6 +35,10 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     }
     for identity in &settings.identities {
         writeln!(out, "identity     {}", described(identity))?;
+        chosen_by(identity, out)?;
+    }
+    for client in &settings.clients {
+        writeln!(out, "client       {}: may call as {}", client.name, client.identities)?;
     }
     let files = matches!(settings.store, StoreSettings::File { .. });
     writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
@@ -87,6 +91,17 @@ fn described(identity: &IdentitySettings) -> String {
     format!("{}: logs in to {} with {credential}", identity.name, identity.application.name)
 }
 
+/// What else than `X-Ringbearer-Identity` leads to this identity.
+fn chosen_by(identity: &IdentitySettings, out: &mut impl Write) -> io::Result<()> {
+    for address in &identity.listen {
+        writeln!(out, "             all that comes in by {address} is its")?;
+    }
+    for host in &identity.hosts {
+        writeln!(out, "             requests for the host {host} are its")?;
+    }
+    Ok(())
+}
+
 fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
     let format = match log.format {
         LogFormat::Text => "text",
@@ -104,7 +119,9 @@ mod tests {
     fn settings() -> (Settings, Vec<Warning>) {
         let toml = "[proxy]\nlisten = ['127.0.0.1:8080', '0.0.0.0:80']\nallow_remote_clients = true\nworkers = 2\n\
              [application.crm]\nclient_id = 'id'\nclient_secret = 'canary'\n\
-             [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\n\
+             [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\nhosts = 'Sales.test'\n\
+             listen = '127.0.0.1:8081'\n[client.bill]\nidentities = ['sales', 'bot']\n\
+             key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\n\
              [store]\ndirectory = '/var/lib/ringbearer'";
         let source = ConfigSource::Text(toml.to_owned());
         Settings::load(&source, Overrides::default(), &|_| None).unwrap()
@@ -126,9 +143,12 @@ application  crm: client id \"id\" with secret
              5 token requests a minute to https://platform.ringcentral.com/restapi/oauth/token
 identity     bot: logs in to crm with client credentials
 identity     sales: logs in to crm with a JWT
+             all that comes in by 127.0.0.1:8081 is its
+             requests for the host sales.test are its
+client       bill: may call as sales, bot
 store        files in /var/lib/ringbearer
 log          text, filter \"info\", a line for each request
-warning      whoever reaches 0.0.0.0:80 acts as the identity (proxy.allow_remote_clients)
+warning      0.0.0.0:80 speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]
 The configuration is good.
 "
         );

@@ -7,12 +7,15 @@ use serde::forward_to_deserialize_any;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    ApplicationConfig, Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, TlsConfig,
-    UpstreamConfig,
+    ApplicationConfig, ClientConfig, Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig,
+    TlsConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
 const NAME: &str = "*";
+
+/// The tables whose entries have names.
+const NAMED: [&str; 3] = ["application", "identity", "client"];
 
 /// Every table with its keys.
 pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])> {
@@ -23,6 +26,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["upstream"], fields::<UpstreamConfig>()),
         (&["application", NAME], fields::<ApplicationConfig>()),
         (&["identity", NAME], fields::<IdentityConfig>()),
+        (&["client", NAME], fields::<ClientConfig>()),
         (&["store"], fields::<StoreConfig>()),
         (&["log"], fields::<LogConfig>()),
     ]
@@ -96,7 +100,7 @@ fn covers(value: &DeValue<'_>, span: std::ops::Range<usize>, offset: usize) -> b
 }
 
 fn is_table(path: &[String]) -> bool {
-    let named = matches!(path, [kind] if kind == "application" || kind == "identity");
+    let named = matches!(path, [kind] if NAMED.contains(&kind.as_str()));
     named || tables().iter().any(|(table, _)| !table.is_empty() && matches(table, path))
 }
 

@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 use super::access::Refusal;
+use super::selection::Denied;
 use crate::telemetry::chain;
 use crate::token::keeper::Unavailable;
 use crate::upstream::{ConnectError, SendError};
@@ -26,6 +29,9 @@ pub enum ProxyError {
     /// The request has been here before.
     #[error("the request came back to this proxy: upstream.url leads here again")]
     Loop,
+    /// The caller is not known, or may not call as whom it names.
+    #[error("{0}")]
+    Denied(Denied),
     /// No identity of that name.
     #[error("there is no identity \"{0}\": see X-Ringbearer-Identity and [identity.NAME]")]
     UnknownIdentity(String),
@@ -75,6 +81,9 @@ impl ProxyError {
             Self::NoIdentity => (StatusCode::BAD_REQUEST, "RBR-106"),
             Self::ClientBroke => (StatusCode::BAD_REQUEST, "RBR-107"),
             Self::Refused(Refusal::TransferCoding) => (StatusCode::BAD_REQUEST, "RBR-108"),
+            Self::Denied(Denied::NoKey) => (StatusCode::UNAUTHORIZED, "RBR-109"),
+            Self::Denied(Denied::UnknownKey) => (StatusCode::UNAUTHORIZED, "RBR-110"),
+            Self::Denied(Denied::NotBound { .. }) => (StatusCode::FORBIDDEN, "RBR-111"),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
             }
@@ -122,6 +131,10 @@ impl ProxyError {
                 wait.as_secs_f64().ceil().max(1.0).to_string().parse().expect("a number"),
             );
         }
+        if status == StatusCode::UNAUTHORIZED {
+            fields
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ringbearer\""));
+        }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             fields.insert(ALLOW, HeaderValue::from_static(METHODS));
@@ -165,6 +178,9 @@ mod tests {
             ProxyError::Refused(Refusal::TransferCoding),
             ProxyError::Refused(Refusal::Method),
             ProxyError::Refused(Refusal::TokenManagement),
+            ProxyError::Denied(Denied::NoKey),
+            ProxyError::Denied(Denied::UnknownKey),
+            ProxyError::Denied(Denied::NotBound { who: String::new(), identity: String::new() }),
             ProxyError::UnknownIdentity(String::new()),
             ProxyError::IdentityNotRead(String::new()),
             ProxyError::NoIdentity,

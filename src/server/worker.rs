@@ -31,10 +31,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Serving};
 use crate::clock::Clock;
+use crate::proxy::selection::Selection;
 use crate::proxy::{Limits, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
-use crate::token::identities::Identities;
+use crate::token::identities::{Identities, IdentityId};
 use crate::upstream::{Connector, LocalExecutor, Upstream};
 
 /// How long clients get to go by themselves before idle connections are closed.
@@ -65,12 +66,19 @@ pub(super) struct Blueprint {
     pub(super) identities: Arc<Identities>,
     pub(super) limits: Limits,
     pub(super) names: Names,
+    pub(super) selection: Arc<Selection>,
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) log_requests: bool,
     pub(super) clock: Clock,
+}
+
+/// A listener, and the identity that everybody who comes in by it calls as.
+pub(super) struct Entrance {
+    pub(super) listener: TcpListener,
+    pub(super) identity: Option<IdentityId>,
 }
 
 /// What every connection of one worker shares.
@@ -92,7 +100,7 @@ impl Worker {
     /// Serves until the phase changes and everything accepted has been answered.
     pub(super) fn run(
         blueprint: Blueprint,
-        listeners: Vec<TcpListener>,
+        entrances: Vec<Entrance>,
         phase: watch::Receiver<Phase>,
     ) {
         let runtime =
@@ -100,7 +108,7 @@ impl Worker {
         let runtime = runtime.expect("the system has resources for an event queue");
         runtime.block_on(async {
             let worker = Rc::new(Self::new(blueprint, phase));
-            worker.serve(listeners).await;
+            worker.serve(entrances).await;
         });
     }
 
@@ -120,6 +128,7 @@ impl Worker {
             timers.clone(),
             blueprint.limits,
             blueprint.names,
+            blueprint.selection,
             blueprint.log_requests,
         );
         Self {
@@ -136,12 +145,12 @@ impl Worker {
         }
     }
 
-    async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>) {
+    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>) {
         let timers = self.timers.clone();
         spawn_local(async move { timers.run().await });
         spawn_local(Rc::clone(&self).sweep());
         let accepting: Vec<_> =
-            listeners.into_iter().map(|l| spawn_local(Rc::clone(&self).accept(l))).collect();
+            entrances.into_iter().map(|it| spawn_local(Rc::clone(&self).accept(it))).collect();
         self.draining().await;
         self.is_draining.set(true);
         if self.connections.count() > 0 {
@@ -173,7 +182,7 @@ impl Worker {
     }
 
     /// Accepts until draining has lingered, then whatever the kernel has accepted already.
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
+    async fn accept(self: Rc<Self>, Entrance { listener, identity }: Entrance) {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener cannot be used"),
@@ -187,7 +196,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(stream, peer),
+                    Ok((stream, peer)) => self.take(stream, peer, identity),
                     Err(error) => self.accept_failed(&error).await,
                 },
                 () = &mut lingered => return,
@@ -201,46 +210,64 @@ impl Worker {
         self.clock.sleep(Duration::from_millis(100)).await;
     }
 
-    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, fixed: Option<IdentityId>) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
         match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream)))),
-            None => drop(spawn_local(self.h1(TokioIo::new(stream)))),
-            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer))),
+            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), fixed))),
+            None => drop(spawn_local(self.h1(TokioIo::new(stream), fixed))),
+            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, fixed))),
         }
     }
 
-    async fn shake_hands(self: Rc<Self>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+    async fn shake_hands(
+        self: Rc<Self>,
+        tls: TlsAcceptor,
+        stream: TcpStream,
+        peer: SocketAddr,
+        fixed: Option<IdentityId>,
+    ) {
         match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
             Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.h2(TokioIo::new(io)).await;
+                self.h2(TokioIo::new(io), fixed).await;
             }
-            Ok(Ok(io)) => self.h1(TokioIo::new(io)).await,
+            Ok(Ok(io)) => self.h1(TokioIo::new(io), fixed).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
         }
     }
 
-    fn h1<I: Io>(self: &Rc<Self>, io: I) -> impl Future<Output = ()> + use<I> {
+    fn h1<I: Io>(
+        self: &Rc<Self>,
+        io: I,
+        fixed: Option<IdentityId>,
+    ) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
-        let service = self.service(&activity);
+        let service = self.service(&activity, fixed);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
     }
 
-    fn h2<I: Io>(self: &Rc<Self>, io: I) -> impl Future<Output = ()> + use<I> {
+    fn h2<I: Io>(
+        self: &Rc<Self>,
+        io: I,
+        fixed: Option<IdentityId>,
+    ) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
-        let service = self.service(&activity);
+        let service = self.service(&activity, fixed);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
-    fn either<I: Io>(self: &Rc<Self>, io: I) -> impl Future<Output = ()> + use<I> {
+    fn either<I: Io>(
+        self: &Rc<Self>,
+        io: I,
+        fixed: Option<IdentityId>,
+    ) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
-        let service = self.service(&activity);
+        let service = self.service(&activity, fixed);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
         let connection = builder.serve_connection(io, service).into_owned();
@@ -260,6 +287,7 @@ impl Worker {
     fn service(
         self: &Rc<Self>,
         activity: &Rc<Activity>,
+        fixed: Option<IdentityId>,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Answering>,
@@ -270,7 +298,7 @@ impl Worker {
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
             let version = request.version();
-            let answer = Rc::clone(&worker.proxy).handle(request);
+            let answer = Rc::clone(&worker.proxy).handle(request, fixed);
             answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
         })
     }

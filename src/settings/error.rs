@@ -35,12 +35,12 @@ pub enum SettingsError {
 
     #[error("proxy.listen is empty: name an address, or remove it to listen on 127.0.0.1:8080")]
     NoAddress,
-    #[error("proxy.listen names {address} twice: keep one")]
+    #[error("listen names {address} twice: keep one")]
     AddressTwice { address: SocketAddr },
     #[error(
         "proxy.listen {address} can be reached from other machines, and whoever reaches it acts as \
-         the identity: listen on 127.0.0.1, or set proxy.allow_remote_clients = true if the network \
-         keeps strangers out"
+         the identity: listen on 127.0.0.1, add a [client.NAME] so that callers show a key, or set \
+         proxy.allow_remote_clients = true if the network keeps strangers out"
     )]
     RemoteClients { address: SocketAddr },
     #[error(
@@ -103,6 +103,21 @@ pub enum SettingsError {
         "it has the same {credential} as identity {other:?}, and that is good only once: one of them must go"
     )]
     SameCredential { credential: &'static str, other: String },
+
+    #[error(
+        "hosts has {host:?}, which is no host name: write it like \"sales.example.com\" or \"localhost:8080\""
+    )]
+    HostName { host: String },
+    #[error("identity {other:?} has the host {host:?} too: it can lead to one of them only")]
+    SameHost { host: String, other: String },
+    #[error(
+        "key_sha256 must be 64 hexadecimal digits, the SHA-256 digest of a key: `ringbearer keygen` makes both"
+    )]
+    KeyDigest,
+    #[error("client {other:?} has the same key: give each its own, or nobody can tell them apart")]
+    SameKey { other: String },
+    #[error("identities has {name:?}, which can be no identity's name")]
+    BoundName { name: String },
 
     #[error(
         "store.directory has no default because neither XDG_STATE_HOME nor HOME is set: set it"
@@ -170,8 +185,16 @@ pub enum Warning {
     WorldReadable { path: PathBuf },
     #[error("whoever reaches {address} acts as the identity (proxy.allow_remote_clients)")]
     RemoteClients { address: SocketAddr },
+    #[error(
+        "{address} speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]"
+    )]
+    PlainClients { address: SocketAddr },
     #[error("{key} {url} is plain http: tokens cross the network in clear text")]
     PlainHttp { key: &'static str, url: String },
+    #[error(
+        "client {client:?} may call as {identity:?}, which is not configured: it may be added later, or its name is misspelt"
+    )]
+    StrangeIdentity { client: String, identity: String },
     #[error("no identity uses application {name:?}")]
     UnusedApplication { name: String },
 }

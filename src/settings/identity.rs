@@ -54,6 +54,7 @@ pub(super) fn identities(
     for (name, config) in written {
         let identity = identity(&name, config, applications, sources)
             .and_then(|identity| refuse_same_credential(identity, &identities))
+            .and_then(|identity| refuse_same_host(identity, &identities))
             .map_err(|error| error.within("identity", &name))?;
         identities.push(Arc::new(identity));
     }
@@ -147,11 +148,26 @@ fn identity(
         name: name.to_owned(),
         application,
         credential,
+        hosts: hosts(config.hosts)?,
+        listen: config.listen.unwrap_or_default(),
         endpoint_id: non_empty("endpoint_id", config.endpoint_id)?,
         access_token_ttl,
         refresh_token_ttl,
         scope: non_empty("scope", config.scope)?,
     })
+}
+
+/// Host names as they are compared: in lower case.
+fn hosts(written: Option<Vec<String>>) -> Result<Vec<String>, SettingsError> {
+    let is_host = |host: &String| {
+        let authority: Result<http::uri::Authority, _> = host.parse();
+        authority.is_ok_and(|authority| !authority.as_str().contains('@'))
+    };
+    let hosts = written.unwrap_or_default();
+    match hosts.iter().find(|host| !is_host(host)) {
+        Some(host) => Err(SettingsError::HostName { host: host.clone() }),
+        None => Ok(hosts.iter().map(|host| host.to_ascii_lowercase()).collect()),
+    }
 }
 
 fn choose(
@@ -259,6 +275,17 @@ fn refuse_same_credential(
     }
 }
 
+fn refuse_same_host(
+    new: IdentitySettings,
+    identities: &[Arc<IdentitySettings>],
+) -> Result<IdentitySettings, SettingsError> {
+    let shared = identities.iter().find_map(|other| {
+        let host = other.hosts.iter().find(|host| new.hosts.contains(host))?;
+        Some(SettingsError::SameHost { host: host.clone(), other: other.name.clone() })
+    });
+    shared.map_or(Ok(new), Err)
+}
+
 fn single_use(credential: &Credential) -> Option<(&'static str, &str)> {
     match credential {
         Credential::RefreshToken(token) => Some(("refresh_token", token.expose())),
@@ -293,7 +320,7 @@ fn ttl(
 }
 
 /// A name becomes a file name in the store and a word in logs.
-fn check_name(name: &str) -> Result<(), SettingsError> {
+pub(super) fn check_name(name: &str) -> Result<(), SettingsError> {
     if IdentitySettings::is_name(name) { Ok(()) } else { Err(SettingsError::Name) }
 }
 

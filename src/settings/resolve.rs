@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
+use super::client::clients;
 use super::identity::{Endpoints, applications, identities};
 use super::{
     InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
@@ -31,14 +32,21 @@ pub(super) fn settings(
     let mut warnings = Vec::new();
     let mut sources = Sources::new(environment, directory);
     let allow_plain_http = config.upstream.allow_plain_http.unwrap_or(false);
-    let proxy = proxy(config.proxy, directory, &mut warnings)?;
+    let own: Vec<_> =
+        config.identity.values().filter_map(|it| it.listen.clone()).flatten().collect();
+    let is_open = config.client.is_empty();
+    let proxy = proxy(config.proxy, &own, is_open, directory, &mut warnings)?;
     let upstream = upstream(config.upstream, directory, &mut warnings)?;
-    let refuse_own = |key, origin: &Origin| refuse_own_address(key, origin, &proxy.listen);
+    let refuse_own = |key, origin: &Origin| {
+        refuse_own_address(key, origin, proxy.listen.iter().chain(&own).copied())
+    };
     refuse_own("upstream.url", &upstream.origin)?;
     let endpoints =
         Endpoints { upstream: &upstream.origin, allow_plain_http, refuse_own: &refuse_own };
     let applications = applications(config.application, &endpoints, &mut sources, &mut warnings)?;
     let identities = identities(config.identity, &applications, &mut sources)?;
+    let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
+    let clients = clients(config.client, &known, &mut warnings)?;
     let unused = applications.values().filter(|application| {
         !identities.iter().any(|identity| identity.application.name == application.name)
     });
@@ -47,16 +55,24 @@ pub(super) fn settings(
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
-    Ok((Settings { proxy, upstream, identities, store, log }, warnings))
+    Ok((Settings { proxy, upstream, identities, clients, store, log }, warnings))
 }
 
 fn proxy(
     config: ProxyConfig,
+    own: &[SocketAddr],
+    is_open: bool,
     directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
     let listen = config.listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]);
-    check_addresses(&listen, config.allow_remote_clients.unwrap_or(false), warnings)?;
+    let addresses: Vec<_> = listen.iter().chain(own).copied().collect();
+    let open = Open {
+        to_everybody: is_open,
+        to_other_machines: config.allow_remote_clients.unwrap_or(false),
+        in_clear_text: config.tls.is_none(),
+    };
+    check_addresses(&addresses, open, warnings)?;
     let (max_replay_bytes, replay_memory) = replay(config.max_replay_bytes, config.replay_memory)?;
     let workers = config.workers.map_or_else(available_cores, |count| {
         NonZeroUsize::try_from(count).unwrap_or(NonZeroUsize::MAX)
@@ -81,9 +97,20 @@ fn proxy(
     })
 }
 
+/// Whom the listeners let in.
+#[derive(Clone, Copy)]
+struct Open {
+    /// No client has to show a key.
+    to_everybody: bool,
+    /// That is meant to include other machines.
+    to_other_machines: bool,
+    /// Without TLS.
+    in_clear_text: bool,
+}
+
 fn check_addresses(
     listen: &[SocketAddr],
-    allow_remote_clients: bool,
+    open: Open,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), SettingsError> {
     if listen.is_empty() {
@@ -96,10 +123,14 @@ fn check_addresses(
         if address.ip().to_canonical().is_loopback() {
             continue;
         }
-        if !allow_remote_clients {
-            return Err(SettingsError::RemoteClients { address });
+        match open {
+            Open { to_everybody: false, in_clear_text: false, .. } => {}
+            Open { to_everybody: false, .. } => warnings.push(Warning::PlainClients { address }),
+            Open { to_other_machines: true, .. } => {
+                warnings.push(Warning::RemoteClients { address });
+            }
+            Open { .. } => return Err(SettingsError::RemoteClients { address }),
         }
-        warnings.push(Warning::RemoteClients { address });
     }
     Ok(())
 }
@@ -107,10 +138,10 @@ fn check_addresses(
 fn refuse_own_address(
     key: &'static str,
     origin: &Origin,
-    listen: &[SocketAddr],
+    mut listen: impl Iterator<Item = SocketAddr>,
 ) -> Result<(), SettingsError> {
-    match listen.iter().find(|listener| origin.is_served_by(**listener)) {
-        Some(&address) => Err(SettingsError::OwnAddress { key, url: origin.to_string(), address }),
+    match listen.find(|listener| origin.is_served_by(*listener)) {
+        Some(address) => Err(SettingsError::OwnAddress { key, url: origin.to_string(), address }),
         None => Ok(()),
     }
 }

@@ -228,6 +228,8 @@ impl Identities {
             name: name.to_owned(),
             application: Arc::clone(application),
             credential,
+            hosts: Vec::new(),
+            listen: Vec::new(),
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,

@@ -102,6 +102,8 @@ fn settings(base: &str, credentials: Vec<Credential>) -> Vec<Arc<IdentitySetting
             name: format!("identity-{number}"),
             application: Arc::clone(&application),
             credential,
+            hosts: Vec::new(),
+            listen: Vec::new(),
             endpoint_id: Some(format!("box-{number}")),
             access_token_ttl: None,
             // The first asks for a session that must be ended, the others for none that lasts.

@@ -50,6 +50,7 @@ fn the_example_shows_every_key_in_its_table() {
     for (path, keys) in keys::tables() {
         let name = |part: &&str| match (part, path[0]) {
             (&"*", "application") => "crm".to_owned(),
+            (&"*", "client") => "billing".to_owned(),
             (&"*", _) => "sales".to_owned(),
             (part, _) => (*part).to_owned(),
         };

@@ -22,9 +22,38 @@ const APPENDED: &[(&str, &str)] = &[
         "configuration: line 8: unknown key `proxy.connect_timeout`: it belongs into [upstream]",
     ),
     (
-        "[client.app]\nkey = 'x'",
-        "configuration: line 7: unknown key `client`: the keys here are proxy, upstream, application, identity, store, log",
+        "[clients.app]\nkey = 'x'",
+        "configuration: line 7: unknown key `clients`: did you mean `client`?",
     ),
+    (
+        "[client.app]\nidentities = 'sales'",
+        "client \"app\": key_sha256 is missing: it is the digest of the key that the client shows; `ringbearer keygen` makes both",
+    ),
+    (
+        "[client.app]\nkey_sha256 = 'the-key-itself'\nidentities = 'sales'",
+        "client \"app\": key_sha256 must be 64 hexadecimal digits, the SHA-256 digest of a key: `ringbearer keygen` makes both",
+    ),
+    (
+        "[client.app]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'",
+        "client \"app\": identities is missing: name those that it may call as, the usual one first, or \"*\" for all",
+    ),
+    (
+        "[client.app]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nidentities = ['sales', '*']",
+        "client \"app\": identities has \"*\", which can be no identity's name",
+    ),
+    (
+        "[client.a]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nidentities = '*'\n[client.b]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nidentities = '*'",
+        "client \"b\": client \"a\" has the same key: give each its own, or nobody can tell them apart",
+    ),
+    (
+        "hosts = 'me@sales.test'",
+        "identity \"sales\": hosts has \"me@sales.test\", which is no host name: write it like \"sales.example.com\" or \"localhost:8080\"",
+    ),
+    (
+        "hosts = 'a.test'\n[identity.hr]\njwt = 'j'\nhosts = ['b.test', 'A.test']",
+        "identity \"sales\": identity \"hr\" has the host \"a.test\" too: it can lead to one of them only",
+    ),
+    ("listen = '127.0.0.1:8080'", "listen names 127.0.0.1:8080 twice: keep one"),
     (
         "[store]\nvalkey = 'x'",
         "configuration: line 8: unknown key `store.valkey`: the keys here are directory, redis, redis_ca_file, redis_prefix, allow_plain_redis, encryption_keys",
@@ -73,12 +102,12 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[proxy]\nlisten = ['127.0.0.1:1', '127.0.0.1:1']",
-        "proxy.listen names 127.0.0.1:1 twice: keep one",
+        "listen names 127.0.0.1:1 twice: keep one",
     ),
     (
         "[proxy]\nlisten = '0.0.0.0:8080'",
         "proxy.listen 0.0.0.0:8080 can be reached from other machines, and whoever reaches it acts as the identity: \
-         listen on 127.0.0.1, or set proxy.allow_remote_clients = true if the network keeps strangers out",
+         listen on 127.0.0.1, add a [client.NAME] so that callers show a key, or set proxy.allow_remote_clients = true if the network keeps strangers out",
     ),
     ("[proxy]\ntoken_wait = '0s'", "proxy.token_wait is 0s: it must be between 1ms and 10m"),
     (

@@ -1,0 +1,274 @@
+//! Who calls, and as which identity. PURE over what a request says and where it came in.
+//!
+//! Without clients in the configuration whoever reaches a listener may call. With them, a request
+//! shows a key: as Bearer, as the password of Basic, or in `X-Api-Key`. Then, in this order: the
+//! identity of the listener, which nothing a client sends can change; `X-Ringbearer-Identity`; the
+//! identity of the host; the client's usual one; the only one there is. Paths choose nothing,
+//! because several SDKs drop a path from their base URL.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, Uri};
+use zeroize::Zeroizing;
+
+use super::headers::Found;
+use crate::secret::KeyDigest;
+use crate::settings::{Bound, ClientSettings, IdentitySettings};
+
+/// Another field that carries a key. It never goes further.
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The rules by which a request finds its identity.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    clients: Vec<ClientSettings>,
+    hosts: HashMap<String, String>,
+}
+
+/// What a request says, and where it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The identity of the listener, if it has one.
+    pub fixed: Option<&'a str>,
+    /// The request's target.
+    pub uri: &'a Uri,
+    /// Its fields.
+    pub fields: &'a HeaderMap,
+    /// What was seen of them.
+    pub found: &'a Found,
+}
+
+/// As whom a request is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chosen<'a> {
+    /// The identity of this name.
+    Named(Cow<'a, str>),
+    /// The only one there is.
+    Only,
+}
+
+/// Why a request is sent as nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Clients are configured, and the request shows no key.
+    #[error(
+        "this proxy asks for a client key: send it as Bearer, as the password of Basic, or in X-Api-Key"
+    )]
+    NoKey,
+    /// The key is nobody's.
+    #[error("the client key is not known here: see [client.NAME] and `ringbearer keygen`")]
+    UnknownKey,
+    /// The client, or the listener, is another identity's.
+    #[error("{who} may not call as identity \"{identity}\"")]
+    NotBound {
+        /// Who wanted to.
+        who: String,
+        /// As whom.
+        identity: String,
+    },
+}
+
+impl Selection {
+    /// From the configuration.
+    pub fn new<'a>(
+        clients: &[ClientSettings],
+        identities: impl IntoIterator<Item = &'a IdentitySettings>,
+    ) -> Self {
+        let hosts = identities.into_iter().flat_map(|identity| {
+            identity.hosts.iter().map(|host| (host.clone(), identity.name.clone()))
+        });
+        Self { clients: clients.to_vec(), hosts: hosts.collect() }
+    }
+
+    /// Whether callers have to show a key.
+    pub fn asks_for_key(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
+    /// As whom the request is to be sent.
+    pub fn choose<'a>(&'a self, asked: Asked<'a>) -> Result<Chosen<'a>, Denied> {
+        let client = if self.asks_for_key() { Some(self.client(asked.fields)?) } else { None };
+        let named = asked.found.identity(asked.fields);
+        let named = named.map(|name| String::from_utf8_lossy(name.as_bytes()));
+        if let (Some(fixed), Some(name)) = (asked.fixed, &named)
+            && name != fixed
+        {
+            let who = format!("whoever comes in where \"{fixed}\" listens");
+            return Err(Denied::NotBound { who, identity: name.clone().into_owned() });
+        }
+        let chosen = asked.fixed.map(Cow::Borrowed).or(named).or_else(|| self.of_host(asked));
+        let Some(client) = client else { return Ok(chosen.map_or(Chosen::Only, Chosen::Named)) };
+        match (chosen, &client.identities) {
+            (None, Bound::Any) => Ok(Chosen::Only),
+            (None, Bound::To(identities)) => {
+                Ok(Chosen::Named(identities.first().map_or_else(Cow::default, Cow::from)))
+            }
+            (Some(name), bound) if bound.includes(&name) => Ok(Chosen::Named(name)),
+            (Some(name), _) => Err(Denied::NotBound {
+                who: format!("client \"{}\"", client.name),
+                identity: name.into_owned(),
+            }),
+        }
+    }
+
+    fn client(&self, fields: &HeaderMap) -> Result<&ClientSettings, Denied> {
+        let key = shown_key(fields).ok_or(Denied::NoKey)?;
+        let shown = KeyDigest::of(&key);
+        // All of them are compared, so that the time tells nothing.
+        let found = self.clients.iter().fold(None, |found, client| {
+            let fits = client.keys.iter().fold(false, |fits, key| fits | key.matches(&shown));
+            if fits { Some(client) } else { found }
+        });
+        found.ok_or(Denied::UnknownKey)
+    }
+
+    fn of_host<'a>(&'a self, asked: Asked<'a>) -> Option<Cow<'a, str>> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        let authority = asked.uri.authority().map(http::uri::Authority::as_str);
+        let field = || asked.fields.get(http::header::HOST)?.to_str().ok();
+        let host = authority.or_else(field)?.to_ascii_lowercase();
+        let bare = host.rsplit_once(':').map_or(host.as_str(), |(bare, _)| bare);
+        let identity = self.hosts.get(&host).or_else(|| self.hosts.get(bare));
+        identity.map(|name| Cow::Borrowed(name.as_str()))
+    }
+}
+
+impl Bound {
+    /// Whether a client bound so may call as this identity.
+    pub fn includes(&self, identity: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::To(names) => names.iter().any(|name| name == identity),
+        }
+    }
+}
+
+/// The key that a request shows, wherever it does.
+fn shown_key(fields: &HeaderMap) -> Option<Zeroizing<Vec<u8>>> {
+    if let Some(key) = fields.get(API_KEY) {
+        return Some(Zeroizing::new(key.as_bytes().trim_ascii().to_vec()));
+    }
+    let credentials = fields.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, rest) = credentials.split_at(credentials.iter().position(|byte| *byte == b' ')?);
+    let rest = rest.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(Zeroizing::new(rest.to_vec()));
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let pair = Zeroizing::new(BASE64_STANDARD.decode(rest).ok()?);
+    let (user, password) = pair.split_at(pair.iter().position(|byte| *byte == b':')?);
+    let password = &password[1..];
+    // `curl -u KEY:` has it in the other place.
+    Some(Zeroizing::new(if password.is_empty() { user } else { password }.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn client(name: &str, keys: &[&str], identities: Bound) -> ClientSettings {
+        let keys = keys.iter().map(|key| KeyDigest::of(key.as_bytes())).collect();
+        ClientSettings { name: name.into(), keys, identities }
+    }
+
+    fn selection() -> Selection {
+        let bound = Bound::To(vec!["sales".into(), "support".into()]);
+        let hosts = [("sales.test", "sales"), ("hr.test:8080", "hr")];
+        Selection {
+            clients: vec![
+                client("billing", &["key-1", "key-2"], bound),
+                client("operator", &["key-3"], Bound::Any),
+            ],
+            hosts: hosts.map(|(host, name)| (host.into(), name.into())).into(),
+        }
+    }
+
+    fn choose(
+        selection: &Selection,
+        fixed: Option<&str>,
+        lines: &[(&'static str, &str)],
+    ) -> Result<String, Denied> {
+        let mut fields = HeaderMap::new();
+        for (name, value) in lines {
+            fields.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
+        let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
+        selection.choose(asked).map(|chosen| match chosen {
+            Chosen::Named(name) => name.into_owned(),
+            Chosen::Only => "(only)".to_owned(),
+        })
+    }
+
+    fn open() -> Selection {
+        Selection { clients: Vec::new(), ..selection() }
+    }
+
+    #[test]
+    fn listener_then_field_then_host_decide_and_else_there_is_only_one() {
+        let (field, host) = (("x-ringbearer-identity", "hr"), ("host", "Sales.Test:80"));
+        let chosen = |fixed, lines: &[_]| choose(&open(), fixed, lines).unwrap();
+        assert_eq!(chosen(None, &[("host", "127.0.0.1:8080")]), "(only)");
+        assert_eq!(chosen(None, &[host]), "sales");
+        assert_eq!(chosen(None, &[("host", "hr.test")]), "(only)", "another port");
+        assert_eq!(chosen(None, &[("host", "hr.test:8080")]), "hr");
+        assert_eq!(chosen(None, &[host, field]), "hr");
+        assert_eq!(chosen(Some("support"), &[host]), "support");
+        let denied = choose(&open(), Some("support"), &[field]).unwrap_err().to_string();
+        assert_eq!(
+            denied,
+            "whoever comes in where \"support\" listens may not call as identity \"hr\""
+        );
+    }
+
+    #[test]
+    fn a_key_is_taken_from_wherever_apps_put_one() {
+        let basic = |pair: &str| format!("Basic {}", BASE64_STANDARD.encode(pair));
+        for (name, value) in [
+            ("authorization", "Bearer key-1".to_owned()),
+            ("authorization", "bearer  key-2".to_owned()),
+            ("authorization", basic("anyone:key-1")),
+            ("authorization", basic("key-1:")),
+            ("x-api-key", "key-1".to_owned()),
+        ] {
+            assert_eq!(
+                choose(&selection(), None, &[(name, &value)]),
+                Ok("sales".into()),
+                "{value}"
+            );
+        }
+        for value in ["", "Bearer", "Digest key-1", "Basic key-1", "key-1"] {
+            let denied = choose(&selection(), None, &[("authorization", value)]);
+            assert_eq!(denied, Err(Denied::NoKey), "{value:?}");
+        }
+        let denied = choose(&selection(), None, &[("authorization", "Bearer key-4")]);
+        assert_eq!(denied, Err(Denied::UnknownKey));
+        assert_eq!(choose(&selection(), None, &[]), Err(Denied::NoKey));
+    }
+
+    #[test]
+    fn a_client_calls_as_those_it_is_bound_to_and_nobody_else() {
+        let (billing, operator) = (("x-api-key", "key-1"), ("x-api-key", "key-3"));
+        let as_identity = |name| ("x-ringbearer-identity", name);
+        let chosen = |lines: &[_]| choose(&selection(), None, lines);
+        assert_eq!(chosen(&[billing, as_identity("support")]), Ok("support".into()));
+        assert_eq!(chosen(&[operator, as_identity("hr")]), Ok("hr".into()));
+        assert_eq!(chosen(&[operator]), Ok("(only)".into()));
+        let denied = chosen(&[billing, as_identity("hr")]).unwrap_err().to_string();
+        assert_eq!(denied, "client \"billing\" may not call as identity \"hr\"");
+        let by_host = chosen(&[billing, ("host", "hr.test:8080")]);
+        assert!(matches!(by_host, Err(Denied::NotBound { .. })), "{by_host:?}");
+        assert!(choose(&selection(), Some("hr"), &[billing]).is_err());
+        assert_eq!(choose(&selection(), Some("support"), &[billing]), Ok("support".into()));
+    }
+}
