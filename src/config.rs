@@ -26,6 +26,7 @@ pub(crate) mod keys;
 pub(crate) struct Config {
     pub(crate) proxy: ProxyConfig,
     pub(crate) upstream: UpstreamConfig,
+    pub(crate) host: BTreeMap<String, HostConfig>,
     pub(crate) application: BTreeMap<String, ApplicationConfig>,
     pub(crate) identity: BTreeMap<String, IdentityConfig>,
     pub(crate) client: BTreeMap<String, ClientConfig>,
@@ -53,6 +54,8 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) client_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(crate) websocket_idle_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
 }
 
@@ -79,6 +82,13 @@ pub(crate) struct UpstreamConfig {
     pub(crate) response_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) idle_timeout: Option<Duration>,
+}
+
+/// `[host.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostConfig {
+    pub(crate) url: Option<String>,
 }
 
 /// `[application.NAME]`

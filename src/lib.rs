@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! accept (a worker thread) → access::admit: may this pass → Found::has_looped
-//! → selection: who calls, and as which identity
+//! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
 //! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
@@ -49,6 +49,8 @@
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
+//! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
+//! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |

@@ -12,7 +12,9 @@ pub mod headers;
 mod outbound;
 mod record;
 pub mod replay;
+pub mod routes;
 pub mod selection;
+pub mod upgrade;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,21 +26,25 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use rustls::ClientConfig;
 
 pub use outbound::Outbound;
 
+use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
-use crate::upstream::{Choice, SendError, Upstream};
+use crate::upstream::{Choice, Connector, SendError, Upstream};
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
 use exchange::Exchange;
 use headers::{Found, Injected};
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
+use routes::{Routes, Site};
 use selection::{API_KEY, Asked, Chosen, Selection};
+use upgrade::{Opener, Tunnels};
 
 /// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
 pub const REPLAY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-replay");
@@ -53,13 +59,33 @@ type Answer = Response<crate::upstream::Content<Outgoing<Incoming>>>;
 #[derive(Debug)]
 pub struct Proxy {
     identities: Arc<Identities>,
-    upstream: Upstream<Outgoing<Incoming>>,
+    routes: Routes,
+    /// RingCentral's hosts, in the order of `routes`.
+    hosts: Vec<Host>,
+    tunnels: Tunnels,
     timers: Timers,
     local: RefCell<Vec<Local>>,
     limits: Limits,
     names: Names,
     selection: Arc<Selection>,
     log_requests: bool,
+}
+
+/// One of RingCentral's hosts.
+#[derive(Debug)]
+struct Host {
+    /// `Host` there.
+    authority: HeaderValue,
+    towards: Towards,
+}
+
+/// What a host is for.
+#[derive(Debug)]
+enum Towards {
+    /// Requests with a token, and their answers.
+    Requests(Upstream<Outgoing<Incoming>>),
+    /// WebSockets, which need none.
+    Sockets(Box<Connector>),
 }
 
 /// How long and how much.
@@ -69,13 +95,13 @@ pub struct Limits {
     pub token_wait: Duration,
     /// What is kept for a replay.
     pub keep: KeepLimit,
+    /// How long a WebSocket may be silent.
+    pub websocket_idle: Duration,
 }
 
-/// What the proxy calls itself and the other side.
+/// What the proxy calls itself.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// `Host` upstream.
-    pub host: HeaderValue,
     /// This process in `Via`: unique, so that a loop shows.
     pub pseudonym: String,
     via_h1: HeaderValue,
@@ -83,11 +109,11 @@ pub struct Names {
 }
 
 impl Names {
-    /// `host` for the upstream; `pseudonym` must be a token (RFC 9110 §5.6.2).
-    pub fn new(host: HeaderValue, pseudonym: String) -> Self {
+    /// `pseudonym` must be a token (RFC 9110 §5.6.2).
+    pub fn new(pseudonym: String) -> Self {
         let via = |version| HeaderValue::from_str(&format!("{version} {pseudonym}"));
         let (via_h1, via_h2) = (via("1.1").expect("a token"), via("2").expect("a token"));
-        Self { host, pseudonym, via_h1, via_h2 }
+        Self { pseudonym, via_h1, via_h2 }
     }
 
     fn via(&self, received: Version) -> &HeaderValue {
@@ -116,12 +142,22 @@ enum Prepared {
     Ready(Exchange, Generation),
     /// There is no token yet.
     Early(Option<Box<Early>>),
+    /// It asks for a WebSocket.
+    Socket(Option<Box<Socket>>),
     /// It may not pass after all.
     Refused(Option<ProxyError>),
 }
 
+/// A request for a WebSocket, as it came.
+struct Socket {
+    head: Parts,
+    found: Found,
+    site: Site,
+}
+
 /// A request that may pass, as it came.
 struct Early {
+    site: Site,
     head: Parts,
     content: Incoming,
     found: Found,
@@ -136,10 +172,12 @@ enum Whose {
 }
 
 impl Proxy {
-    /// A proxy for the thread that `upstream` and `timers` belong to.
+    /// A proxy for the thread that `timers` belong to. `tls` is for connections to RingCentral.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own, and none is optional")]
     pub fn new(
         identities: Arc<Identities>,
-        upstream: Upstream<Outgoing<Incoming>>,
+        upstream: &UpstreamSettings,
+        tls: &ClientConfig,
         timers: Timers,
         limits: Limits,
         names: Names,
@@ -147,7 +185,21 @@ impl Proxy {
         log_requests: bool,
     ) -> Self {
         let local = RefCell::default();
-        Self { identities, upstream, timers, local, limits, names, selection, log_requests }
+        let routes = Routes::new(&upstream.hosts);
+        let hosts = hosts(upstream, tls, &timers);
+        let tunnels = Tunnels::default();
+        Self {
+            identities,
+            routes,
+            hosts,
+            tunnels,
+            timers,
+            local,
+            limits,
+            names,
+            selection,
+            log_requests,
+        }
     }
 
     /// Answers one request: RingCentral's answer, or an error of the proxy's own. `fixed` is the
@@ -174,6 +226,10 @@ impl Proxy {
                     let early = early.take().expect("a future is run once");
                     Box::pin(self.relay_in_time(*early, &mut record)).await
                 }
+                Prepared::Socket(socket) => {
+                    let socket = socket.take().expect("a future is run once");
+                    Box::pin(self.open_tunnel(*socket)).await
+                }
                 Prepared::Refused(error) => Err(error.take().expect("a future is run once")),
             };
             let answer = answer.unwrap_or_else(|error| {
@@ -187,7 +243,16 @@ impl Proxy {
 
     /// Drops the upstream connections that have idled too long.
     pub fn sweep(&self) {
-        self.upstream.sweep();
+        for host in &self.hosts {
+            if let Towards::Requests(upstream) = &host.towards {
+                upstream.sweep();
+            }
+        }
+    }
+
+    /// Its WebSocket tunnels.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// Judges a request and makes it ready to be sent, if there is a token.
@@ -199,6 +264,8 @@ impl Proxy {
     ) -> Result<Prepared, ProxyError> {
         let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
+        let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
+        let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
         access::admit(&head.method, &head.uri, head.version, &head.headers, &found)
             .map_err(ProxyError::Refused)?;
         if found.has_looped(&head.headers, &self.names.pseudonym) {
@@ -208,6 +275,12 @@ impl Proxy {
         if self.selection.asks_for_key() {
             head.headers.remove(API_KEY);
         }
+        if matches!(self.hosts[site.index()].towards, Towards::Sockets(_)) {
+            if !upgrade::is_websocket(&head) {
+                return Err(ProxyError::Refused(access::Refusal::WebSocketOnly));
+            }
+            return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
+        }
         let token = match &identity {
             Whose::Known(id) => {
                 record.identified(self.identities.keeper(*id).name());
@@ -215,7 +288,7 @@ impl Proxy {
             }
             Whose::Stranger(_) => None,
         };
-        let early = Early { head, content, found, identity };
+        let early = Early { site, head, content, found, identity };
         Ok(match token {
             Some((id, token)) => {
                 Prepared::Ready(self.exchange(id, early, token.value), token.generation)
@@ -312,16 +385,17 @@ impl Proxy {
     }
 
     fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { head, content, found, identity: _ } = early;
+        let Early { site, head, content, found, identity: _ } = early;
         let mut fields = head.headers;
-        let (host, via) = (Some(&self.names.host), self.names.via(head.version));
-        headers::to_upstream(&mut fields, &found, Injected { bearer: &bearer, host, via });
+        let host = Some(&self.hosts[site.index()].authority);
+        let (injected, via) = (Some(&bearer), self.names.via(head.version));
+        headers::to_upstream(&mut fields, &found, Injected { bearer: injected, host, via });
         if !content.is_end_stream() && content.size_hint().exact().is_none() {
             // Unless told so, hyper sends a GET without its content.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let content = Replayable::new(content, &self.limits.keep);
-        Exchange::new(identity, head.method, head.uri, fields, bearer, content)
+        Exchange::new(site, identity, head.method, head.uri, fields, bearer, content)
     }
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
@@ -329,7 +403,10 @@ impl Proxy {
         let mut choice = Choice::Any;
         loop {
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
-            match self.upstream.send(request, choice, || exchange.progress()).await {
+            let Towards::Requests(upstream) = &self.hosts[exchange.site().index()].towards else {
+                unreachable!("what goes to a host for sockets becomes no exchange");
+            };
+            match upstream.send(request, choice, || exchange.progress()).await {
                 Ok(answer) => return Ok(answer),
                 Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
@@ -340,6 +417,22 @@ impl Proxy {
                 Err(error) => return Err(ProxyError::Upstream(error)),
             }
         }
+    }
+
+    async fn open_tunnel(&self, socket: Socket) -> Result<Response<Outbound>, ProxyError> {
+        let Socket { head, found, site } = socket;
+        let Host { authority, towards: Towards::Sockets(connector) } = &self.hosts[site.index()]
+        else {
+            unreachable!("it was prepared for a host for sockets");
+        };
+        let opener = Opener {
+            connector,
+            timers: &self.timers,
+            tunnels: &self.tunnels,
+            idle_timeout: self.limits.websocket_idle,
+        };
+        let via = self.names.via(head.version);
+        opener.open(head, &found, authority, via).await
     }
 
     /// RingCentral refused the request. If a newer token may help, gets one and sends it again.
@@ -429,6 +522,22 @@ impl Proxy {
             self.identities.keeper(identity).accepted(generation);
         }
     }
+}
+
+/// The platform, then the other hosts in their order.
+fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Vec<Host> {
+    let host = |origin: &Origin, websocket| {
+        let authority = HeaderValue::from_str(origin.authority.as_str());
+        let connector = Connector::new(origin, settings, tls);
+        let towards = if websocket {
+            Towards::Sockets(Box::new(connector.without_h2()))
+        } else {
+            Towards::Requests(Upstream::new(connector, timers.clone(), settings.idle_timeout))
+        };
+        Host { authority: authority.expect("an authority is a field value"), towards }
+    };
+    let others = settings.hosts.iter().map(|other| host(&other.origin, other.websocket));
+    std::iter::once(host(&settings.origin, false)).chain(others).collect()
 }
 
 /// RingCentral's answer, as it is passed on.

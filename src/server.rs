@@ -17,7 +17,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
-use http::HeaderValue;
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
@@ -73,7 +72,7 @@ impl Server {
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
             limits: limits(&settings.proxy),
-            names: names(settings),
+            names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             selection: Arc::new(Selection::new(
                 &settings.clients,
                 settings.identities.iter().map(Arc::as_ref),
@@ -144,11 +143,9 @@ fn entrances<'a>(
 fn limits(settings: &ProxySettings) -> Limits {
     let memory = ReplayMemory::new(settings.replay_memory);
     let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory };
-    Limits { token_wait: settings.token_wait, keep }
-}
-
-fn names(settings: &Settings) -> Names {
-    let authority = settings.upstream.origin.authority.as_str();
-    let host = HeaderValue::from_str(authority).expect("an authority is a field value");
-    Names::new(host, format!("ringbearer-{:08x}", fastrand::u32(..)))
+    Limits {
+        token_wait: settings.token_wait,
+        keep,
+        websocket_idle: settings.websocket_idle_timeout,
+    }
 }

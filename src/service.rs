@@ -132,6 +132,7 @@ pub fn trust(settings: &Settings) -> Trust {
     let is_https = |url: &http::Uri| url.scheme_str() == Some("https");
     let mut applications = settings.identities.iter().map(|identity| &identity.application);
     let wanted = settings.upstream.origin.tls
+        || settings.upstream.hosts.iter().any(|host| host.origin.tls)
         || applications.any(|app| is_https(&app.token_url) || is_https(&app.revoke_url));
     match &settings.upstream.ca_file {
         _ if !wanted => Trust::Nobody,

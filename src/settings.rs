@@ -20,6 +20,7 @@ pub use crate::config::ConfigError;
 
 mod client;
 mod error;
+mod host;
 mod identity;
 mod load;
 mod origin;
@@ -63,6 +64,8 @@ pub struct ProxySettings {
     pub replay_memory: usize,
     /// How long a client may take to send a request head, and how long a connection may idle.
     pub client_idle_timeout: Duration,
+    /// How long a WebSocket may be silent.
+    pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
 }
@@ -79,8 +82,10 @@ pub struct InboundTls {
 /// `[upstream]`: the side that RingCentral is on.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
-    /// Where requests go. The only origin that a token is ever sent to.
+    /// Where requests go. With `hosts`, the only origins that a token is sent to.
     pub origin: Origin,
+    /// Its other hosts, by name.
+    pub hosts: Vec<HostSettings>,
     /// A PEM file with the CAs to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy to reach the origin through (CONNECT). Never taken from the environment.
@@ -93,6 +98,17 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+}
+
+/// `[host.NAME]`: another host of RingCentral's, at `/.ringbearer/NAME/` of the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSettings {
+    /// Its name in the configuration and in paths.
+    pub name: String,
+    /// Where it is.
+    pub origin: Origin,
+    /// Whether it takes WebSockets, which carry tokens of their own, and nothing else.
+    pub websocket: bool,
 }
 
 /// `[application.NAME]`: a RingCentral app, to whom the budget of token requests belongs.

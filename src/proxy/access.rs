@@ -24,6 +24,10 @@ pub enum Refusal {
     Target,
     /// An endpoint that hands out or ends tokens.
     TokenManagement,
+    /// `/.ringbearer/…` with a name that no host has.
+    UnknownHost,
+    /// A host for WebSockets was asked for something else.
+    WebSocketOnly,
 }
 
 /// Judges the request line, `Host` and the framing.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
@@ -63,6 +64,8 @@ fn refusal_message(refusal: Refusal) -> &'static str {
         Refusal::Host => "an HTTP/1.1 request has exactly one Host field (RFC 9112 section 3.2)",
         Refusal::TransferCoding => "no transfer coding but chunked passes this proxy",
         Refusal::Target => "the request target is not a path",
+        Refusal::UnknownHost => "no host of that name is configured: see [host.NAME]",
+        Refusal::WebSocketOnly => "this host takes WebSockets only: ask with Upgrade: websocket",
         Refusal::TokenManagement => {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
@@ -84,6 +87,8 @@ impl ProxyError {
             Self::Denied(Denied::NoKey) => (StatusCode::UNAUTHORIZED, "RBR-109"),
             Self::Denied(Denied::UnknownKey) => (StatusCode::UNAUTHORIZED, "RBR-110"),
             Self::Denied(Denied::NotBound { .. }) => (StatusCode::FORBIDDEN, "RBR-111"),
+            Self::Refused(Refusal::UnknownHost) => (StatusCode::NOT_FOUND, "RBR-112"),
+            Self::Refused(Refusal::WebSocketOnly) => (StatusCode::UPGRADE_REQUIRED, "RBR-113"),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
             }
@@ -135,6 +140,10 @@ impl ProxyError {
             fields
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ringbearer\""));
         }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             fields.insert(ALLOW, HeaderValue::from_static(METHODS));
@@ -178,6 +187,8 @@ mod tests {
             ProxyError::Refused(Refusal::TransferCoding),
             ProxyError::Refused(Refusal::Method),
             ProxyError::Refused(Refusal::TokenManagement),
+            ProxyError::Refused(Refusal::UnknownHost),
+            ProxyError::Refused(Refusal::WebSocketOnly),
             ProxyError::Denied(Denied::NoKey),
             ProxyError::Denied(Denied::UnknownKey),
             ProxyError::Denied(Denied::NotBound { who: String::new(), identity: String::new() }),

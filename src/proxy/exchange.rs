@@ -8,10 +8,12 @@ use hyper::body::Incoming;
 use super::access;
 use super::body::{Outgoing, Replayable};
 use super::replay::Content;
+use super::routes::Site;
 use crate::token::identities::IdentityId;
 
 /// One request of a client's, ready to be sent, twice if need be.
 pub(super) struct Exchange {
+    site: Site,
     identity: IdentityId,
     method: Method,
     target: Uri,
@@ -34,6 +36,7 @@ struct Copied(Vec<u8>);
 
 impl Exchange {
     pub(super) fn new(
+        site: Site,
         identity: IdentityId,
         method: Method,
         target: Uri,
@@ -42,7 +45,12 @@ impl Exchange {
         content: Replayable<Incoming>,
     ) -> Self {
         let (target, fields) = (origin_form(target), Fields::Unsent(fields));
-        Self { identity, method, target, fields, bearer, content, sends: 0 }
+        Self { site, identity, method, target, fields, bearer, content, sends: 0 }
+    }
+
+    /// Where it goes.
+    pub(super) fn site(&self) -> Site {
+        self.site
     }
 
     pub(super) fn identity(&self) -> IdentityId {

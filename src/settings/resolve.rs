@@ -14,6 +14,7 @@ use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
 use super::client::clients;
+use super::host::hosts;
 use super::identity::{Endpoints, applications, identities};
 use super::{
     InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
@@ -36,11 +37,13 @@ pub(super) fn settings(
         config.identity.values().filter_map(|it| it.listen.clone()).flatten().collect();
     let is_open = config.client.is_empty();
     let proxy = proxy(config.proxy, &own, is_open, directory, &mut warnings)?;
-    let upstream = upstream(config.upstream, directory, &mut warnings)?;
+    let mut upstream = upstream(config.upstream, directory, &mut warnings)?;
     let refuse_own = |key, origin: &Origin| {
         refuse_own_address(key, origin, proxy.listen.iter().chain(&own).copied())
     };
     refuse_own("upstream.url", &upstream.origin)?;
+    upstream.hosts =
+        hosts(config.host, &upstream.origin, allow_plain_http, &refuse_own, &mut warnings)?;
     let endpoints =
         Endpoints { upstream: &upstream.origin, allow_plain_http, refuse_own: &refuse_own };
     let applications = applications(config.application, &endpoints, &mut sources, &mut warnings)?;
@@ -92,6 +95,12 @@ fn proxy(
             config.client_idle_timeout,
             2 * MINUTE,
             HOUR,
+        )?,
+        websocket_idle_timeout: time(
+            "proxy.websocket_idle_timeout",
+            config.websocket_idle_timeout,
+            10 * MINUTE,
+            24 * HOUR,
         )?,
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
     })
@@ -209,6 +218,7 @@ fn upstream(
     let response = config.response_timeout;
     Ok(UpstreamSettings {
         origin,
+        hosts: Vec::new(),
         ca_file,
         http_proxy: config.http_proxy.as_deref().map(http_proxy).transpose()?,
         http2: config.http2.unwrap_or(false),

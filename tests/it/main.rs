@@ -8,6 +8,7 @@ mod drain;
 mod fidelity;
 mod framing;
 mod herd;
+mod hosts;
 mod http2;
 mod identities;
 mod lifecycle_errors;

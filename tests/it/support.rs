@@ -94,6 +94,8 @@ impl Environment {
             let token = log_in(&client, &sandbox).await;
             identity = identity.replace("{refresh_token}", &token);
         }
+        let port = sandbox.url().rsplit_once(':').expect("it has one").1.to_owned();
+        let identity = identity.replace("{port}", &port);
         let settings = settings(&Wishes { identity, ..wishes }, &sandbox, &files);
         let proxy = Service::start(&settings, &clock).unwrap();
         Self { sandbox, proxy: Some(proxy), client, clock, settings, files }
@@ -177,7 +179,9 @@ impl Environment {
 
     /// Ends everything, and passes on the panic of any task that panicked.
     pub(crate) async fn finish(mut self) {
-        self.stop_proxy().await;
+        if self.proxy.is_some() {
+            self.stop_proxy().await;
+        }
         self.sandbox.stop().await;
     }
 

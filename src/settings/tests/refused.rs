@@ -22,6 +22,18 @@ const APPENDED: &[(&str, &str)] = &[
         "configuration: line 8: unknown key `proxy.connect_timeout`: it belongs into [upstream]",
     ),
     (
+        "[host.media]\nurl = 'ftp://media.test'",
+        "host \"media\": url has another scheme than https or http",
+    ),
+    (
+        "[host.ws]\nurl = 'ws://ws.test'",
+        "host \"ws\": url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
+    ),
+    (
+        "[host.me]\nurl = 'http://127.0.0.1:8080'",
+        "host \"me\": url http://127.0.0.1:8080 is this proxy's own address (proxy.listen 127.0.0.1:8080): name RingCentral's, such as https://platform.ringcentral.com",
+    ),
+    (
         "[clients.app]\nkey = 'x'",
         "configuration: line 7: unknown key `clients`: did you mean `client`?",
     ),
