@@ -52,6 +52,7 @@
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
+//! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |

@@ -9,6 +9,7 @@ pub mod body;
 pub mod error;
 mod exchange;
 pub mod headers;
+pub mod links;
 mod outbound;
 mod record;
 pub mod replay;
