@@ -43,6 +43,8 @@ pub(crate) struct ProxyConfig {
     pub(crate) allow_remote_clients: Option<bool>,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) h2c: Option<bool>,
+    pub(crate) rewrite_links: Option<bool>,
+    pub(crate) public_url: Option<String>,
     #[serde(deserialize_with = "count")]
     pub(crate) workers: Option<NonZeroU32>,
     #[serde(deserialize_with = "duration")]

@@ -11,6 +11,7 @@ mod exchange;
 pub mod headers;
 pub mod links;
 mod outbound;
+mod public;
 mod record;
 pub mod replay;
 pub mod routes;
@@ -39,8 +40,11 @@ use crate::token::slot::LocalBearer;
 use crate::upstream::{Choice, Connector, SendError, Upstream};
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
-use exchange::Exchange;
+use exchange::{Exchange, Route};
 use headers::{Found, Injected};
+use links::LinkMap;
+use links::body::Rewritten;
+use public::Public;
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
 use routes::{Routes, Site};
@@ -63,6 +67,8 @@ pub struct Proxy {
     routes: Routes,
     /// RingCentral's hosts, in the order of `routes`.
     hosts: Vec<Host>,
+    /// Where the proxy is for clients; `None` if links in answers are left alone.
+    public: Option<Public>,
     tunnels: Tunnels,
     timers: Timers,
     local: RefCell<Vec<Local>>,
@@ -98,6 +104,17 @@ pub struct Limits {
     pub keep: KeepLimit,
     /// How long a WebSocket may be silent.
     pub websocket_idle: Duration,
+}
+
+/// What is done about links in answers.
+#[derive(Clone, Debug)]
+pub struct Links {
+    /// Whether they are led back.
+    pub are_rewritten: bool,
+    /// Where to; else to the host that the client has used.
+    pub public_url: Option<Origin>,
+    /// Whether clients speak TLS to the proxy.
+    pub tls: bool,
 }
 
 /// What the proxy calls itself.
@@ -159,6 +176,7 @@ struct Socket {
 /// A request that may pass, as it came.
 struct Early {
     site: Site,
+    links: Option<Arc<LinkMap>>,
     head: Parts,
     content: Incoming,
     found: Found,
@@ -183,16 +201,20 @@ impl Proxy {
         limits: Limits,
         names: Names,
         selection: Arc<Selection>,
+        links: &Links,
         log_requests: bool,
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
         let hosts = hosts(upstream, tls, &timers);
+        let public = || Public::new(upstream, links.public_url.as_ref(), links.tls);
+        let public = links.are_rewritten.then(public);
         let tunnels = Tunnels::default();
         Self {
             identities,
             routes,
             hosts,
+            public,
             tunnels,
             timers,
             local,
@@ -265,6 +287,7 @@ impl Proxy {
     ) -> Result<Prepared, ProxyError> {
         let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
+        let links = self.public.as_ref().and_then(|public| public.links(&head));
         let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
         let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
         access::admit(&head.method, &head.uri, head.version, &head.headers, &found)
@@ -289,7 +312,7 @@ impl Proxy {
             }
             Whose::Stranger(_) => None,
         };
-        let early = Early { site, head, content, found, identity };
+        let early = Early { site, links, head, content, found, identity };
         Ok(match token {
             Some((id, token)) => {
                 Prepared::Ready(self.exchange(id, early, token.value), token.generation)
@@ -311,7 +334,7 @@ impl Proxy {
             return Box::pin(self.heal(exchange, generation, answer, record)).await;
         }
         self.note_accepted(exchange.identity(), generation);
-        Ok(to_client(answer))
+        Ok(to_client(answer, exchange.links()))
     }
 
     /// The request came before the token did.
@@ -386,17 +409,27 @@ impl Proxy {
     }
 
     fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { site, head, content, found, identity: _ } = early;
+        let Early { site, links, head, content, found, identity: _ } = early;
         let mut fields = head.headers;
         let host = Some(&self.hosts[site.index()].authority);
         let (injected, via) = (Some(&bearer), self.names.via(head.version));
         headers::to_upstream(&mut fields, &found, Injected { bearer: injected, host, via });
+        if links.is_some() {
+            links::fields::to_upstream(&mut fields);
+        }
         if !content.is_end_stream() && content.size_hint().exact().is_none() {
             // Unless told so, hyper sends a GET without its content.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let content = Replayable::new(content, &self.limits.keep);
-        Exchange::new(site, identity, head.method, head.uri, fields, bearer, content)
+        Exchange::new(
+            Route { site, identity, links },
+            head.method,
+            head.uri,
+            fields,
+            bearer,
+            content,
+        )
     }
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
@@ -503,7 +536,7 @@ impl Proxy {
         if answer.status() != StatusCode::UNAUTHORIZED {
             self.note_accepted(exchange.identity(), newer.generation);
         }
-        let mut answer = to_client(answer);
+        let mut answer = to_client(answer, exchange.links());
         answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
         Ok(answer)
     }
@@ -542,10 +575,13 @@ fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Ve
 }
 
 /// RingCentral's answer, as it is passed on.
-fn to_client(answer: Answer) -> Response<Outbound> {
-    let mut answer = answer.map(Outbound::upstream);
+fn to_client(mut answer: Answer, links: Option<&Arc<LinkMap>>) -> Response<Outbound> {
     headers::to_client(answer.headers_mut());
-    answer
+    let answer = match links {
+        Some(links) => links::body::rewrite(links, answer),
+        None => answer.map(Rewritten::untouched),
+    };
+    answer.map(Outbound::upstream)
 }
 
 /// RingCentral's refusal, with the reason why it is passed on.

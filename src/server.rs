@@ -26,7 +26,7 @@ pub use tls::TlsFilesError;
 use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::selection::Selection;
-use crate::proxy::{Limits, Names};
+use crate::proxy::{Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::{Identities, IdentityId};
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -81,6 +81,11 @@ impl Server {
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
             drain_timeout: settings.proxy.drain_timeout,
+            links: Links {
+                are_rewritten: settings.proxy.rewrite_links,
+                public_url: settings.proxy.public_url.clone(),
+                tls: settings.proxy.tls.is_some(),
+            },
             log_requests: settings.log.requests,
             clock: clock.clone(),
         };

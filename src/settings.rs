@@ -54,6 +54,10 @@ pub struct ProxySettings {
     pub tls: Option<InboundTls>,
     /// Whether clear-text HTTP/2 (prior knowledge) is accepted.
     pub h2c: bool,
+    /// Whether links in answers are led back to the proxy.
+    pub rewrite_links: bool,
+    /// Where clients reach the proxy, if their own word is not to count.
+    pub public_url: Option<Origin>,
     /// Worker threads, each with its own runtime, listener and upstream pool.
     pub workers: NonZeroUsize,
     /// How long a request may wait for a token before it gets 503.

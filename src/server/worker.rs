@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Limits, Names, Outbound, Proxy};
+use crate::proxy::{Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::{Identities, IdentityId};
@@ -65,6 +65,7 @@ pub(super) struct Blueprint {
     pub(super) limits: Limits,
     pub(super) names: Names,
     pub(super) selection: Arc<Selection>,
+    pub(super) links: Links,
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
@@ -120,6 +121,7 @@ impl Worker {
             blueprint.limits,
             blueprint.names,
             blueprint.selection,
+            &blueprint.links,
             blueprint.log_requests,
         );
         Self {

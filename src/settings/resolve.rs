@@ -86,6 +86,8 @@ fn proxy(
         tls: config.tls.map(|tls| inbound_tls(tls, directory, warnings)).transpose()?,
         listen,
         h2c: config.h2c.unwrap_or(false),
+        rewrite_links: config.rewrite_links.unwrap_or(true),
+        public_url: config.public_url.as_deref().map(public_url).transpose()?,
         workers,
         token_wait: time("proxy.token_wait", config.token_wait, 15 * SECOND, 10 * MINUTE)?,
         max_replay_bytes,
@@ -226,6 +228,10 @@ fn upstream(
         response_timeout: time("upstream.response_timeout", response, MINUTE, HOUR)?,
         idle_timeout: time("upstream.idle_timeout", config.idle_timeout, 50 * SECOND, HOUR)?,
     })
+}
+
+fn public_url(text: &str) -> Result<Origin, SettingsError> {
+    Origin::parse(text).map_err(|problem| SettingsError::Url { key: "proxy.public_url", problem })
 }
 
 fn http_proxy(text: &str) -> Result<Uri, SettingsError> {

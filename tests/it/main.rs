@@ -12,6 +12,7 @@ mod hosts;
 mod http2;
 mod identities;
 mod lifecycle_errors;
+mod links;
 mod main_path;
 mod process;
 mod program;

@@ -10,7 +10,8 @@ use ringbearer::token::lifecycle::Standing;
 
 use crate::redis_server::RedisServer;
 use crate::support::{
-    ECHO, Environment, LONG_IDLE, PATIENT, REFRESH_IDENTITY, Wishes, sends, sessions, settle,
+    ECHO, Environment, LONG_IDLE, PATIENT, REFRESH_IDENTITY, Wishes, client, sends, sessions,
+    settle,
 };
 
 const REPLICAS: usize = 4;
@@ -65,12 +66,13 @@ impl Fleet {
 
     /// Sends `each` requests to every replica at once, and returns the statuses.
     async fn call(&self, round: usize, each: usize) -> Vec<u16> {
-        let mut calls = Vec::new();
+        // A kept connection may have idled out meanwhile, unnoticed by the client.
+        let (client, mut calls) = (client(), Vec::new());
         for (index, replica) in self.replicas().enumerate() {
             for n in 0..each {
                 let target = format!("{ECHO}?call={round}-{index}-{n}");
                 let url = format!("http://{}{target}", replica.addresses()[0]);
-                calls.push(tokio::spawn(self.first.client.get(url).send()));
+                calls.push(tokio::spawn(client.get(url).send()));
             }
         }
         let mut statuses = Vec::new();

@@ -78,6 +78,12 @@ impl Environment {
         Self::with(Wishes::default()).await
     }
 
+    /// The same before a proxy that leaves links alone, so that every byte can be compared.
+    pub(crate) async fn exact() -> Self {
+        let proxy = format!("{LONG_IDLE}rewrite_links = false\n");
+        Self::with(Wishes { proxy, ..Wishes::default() }).await
+    }
+
     pub(crate) async fn with(wishes: Wishes) -> Self {
         let clock = if wishes.manual_clock { Clock::manual(START) } else { Clock::system() };
         let files = Arc::new(TempDir::new().unwrap());
