@@ -15,6 +15,9 @@ use super::multipart::MultipartRewriter;
 
 /// Leads the links in an answer back to the proxy: those in its fields at once, those in its content
 /// as it is read. What says of the content what no longer holds is taken out of the fields.
+///
+/// Comes behind [`headers::to_client`](crate::proxy::headers::to_client), which would take
+/// [`fields::LINKS_FIELD`] away as RingCentral's.
 pub fn rewrite<B>(links: &Arc<LinkMap>, answer: Response<B>) -> Response<Rewritten<B>> {
     let (mut head, content) = answer.into_parts();
     links.rewrite_fields(&mut head.headers);

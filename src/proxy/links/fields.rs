@@ -1,8 +1,10 @@
 //! The fields around content whose links are rewritten. PURE: field maps in, field maps out.
 //!
-//! What is compressed is not rewritten, so RingCentral is asked not to ([`to_upstream`]). To
-//! decompress here would cost twenty times what rewriting does, for a saving on the way from
-//! RingCentral only. If it compresses all the same, content passes as it is and [`LINKS_FIELD`] says so.
+//! What is compressed is not rewritten, so RingCentral is asked not to compress ([`to_upstream`]).
+//! To decompress here would cost 0.9 µs per KiB of a long list and 6 µs per KiB of a short answer,
+//! several times what rewriting does, and a library; what it would save lies between RingCentral and
+//! the proxy only.
+//! If RingCentral compresses all the same, content passes as it is and [`LINKS_FIELD`] says so.
 
 use http::StatusCode;
 use http::header::{
