@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HeaderName, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -334,7 +334,7 @@ impl Proxy {
             return Box::pin(self.heal(exchange, generation, answer, record)).await;
         }
         self.note_accepted(exchange.identity(), generation);
-        Ok(to_client(answer, exchange.links()))
+        Ok(self.to_client(answer, exchange))
     }
 
     /// The request came before the token did.
@@ -536,9 +536,26 @@ impl Proxy {
         if answer.status() != StatusCode::UNAUTHORIZED {
             self.note_accepted(exchange.identity(), newer.generation);
         }
-        let mut answer = to_client(answer, exchange.links());
+        let mut answer = self.to_client(answer, exchange);
         answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
         Ok(answer)
+    }
+
+    /// RingCentral's answer, as it is passed on.
+    fn to_client(&self, mut answer: Answer, exchange: &Exchange) -> Response<Outbound> {
+        let fields = answer.headers_mut();
+        headers::to_client(fields);
+        if exchange.site() != Site::PLATFORM
+            && let Some(location) = fields.get(LOCATION)
+            && let Some(path) = self.routes.led_back(exchange.site(), location.as_bytes())
+        {
+            fields.insert(LOCATION, HeaderValue::from_bytes(&path).expect("two field values"));
+        }
+        let answer = match exchange.links() {
+            Some(links) => links::body::rewrite(links, answer),
+            None => answer.map(Rewritten::untouched),
+        };
+        answer.map(Outbound::upstream)
     }
 
     fn renew_meanwhile(&self, identity: IdentityId, refused: Generation) {
@@ -572,16 +589,6 @@ fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Ve
     };
     let others = settings.hosts.iter().map(|other| host(&other.origin, other.websocket));
     std::iter::once(host(&settings.origin, false)).chain(others).collect()
-}
-
-/// RingCentral's answer, as it is passed on.
-fn to_client(mut answer: Answer, links: Option<&Arc<LinkMap>>) -> Response<Outbound> {
-    headers::to_client(answer.headers_mut());
-    let answer = match links {
-        Some(links) => links::body::rewrite(links, answer),
-        None => answer.map(Rewritten::untouched),
-    };
-    answer.map(Outbound::upstream)
 }
 
 /// RingCentral's refusal, with the reason why it is passed on.

@@ -55,6 +55,16 @@ impl Routes {
     }
 }
 
+impl Routes {
+    /// A `Location` or the like that is a path only (RFC 9110 §10.2.2): from the host of `site` it leads
+    /// to that host, which the client finds under the prefix. `None` if it stays as it is.
+    pub fn led_back(&self, site: Site, reference: &[u8]) -> Option<Vec<u8>> {
+        let name = self.names.get(site.0.checked_sub(1)?)?;
+        let is_path = reference.starts_with(b"/") && !reference.starts_with(b"//");
+        is_path.then(|| [path_of(name).as_bytes(), reference].concat())
+    }
+}
+
 /// Where the host of this name is found through the proxy.
 pub fn path_of(name: &str) -> String {
     format!("{PREFIX}{name}")
@@ -88,6 +98,26 @@ mod tests {
             ("/%2eringbearer/media/a", (0, "/%2eringbearer/media/a")),
         ] {
             assert_eq!(found(target), Ok((expected.0, expected.1.to_owned())), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_relative_reference_of_another_host_stays_with_it() {
+        let host = HostSettings {
+            name: "media".into(),
+            origin: Origin::parse("https://h.test").unwrap(),
+            websocket: false,
+        };
+        let routes = Routes::new(&[host]);
+        let led_back = |site, reference: &str| {
+            let led_back = routes.led_back(Site(site), reference.as_bytes());
+            led_back.map(|path| String::from_utf8(path).unwrap())
+        };
+        assert_eq!(led_back(1, "/a?b").as_deref(), Some("/.ringbearer/media/a?b"));
+        for (site, reference) in
+            [(0, "/a"), (1, "//evil.test/a"), (1, "https://h.test/a"), (1, "a"), (2, "/a")]
+        {
+            assert_eq!(led_back(site, reference), None, "{site} {reference}");
         }
     }
 
