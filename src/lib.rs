@@ -25,6 +25,9 @@
 //! → store: lease, look again, probe → oauth: one request → store: save → slot: publish
 //! ```
 //!
+//! What holds when a process, an answer or the store is lost in between: `docs/protocol.md`, checked by
+//! `tests/protocol`.
+//!
 //! # Crate map
 //!
 //! | module | what it owns |

@@ -2,7 +2,9 @@
 //!
 //! A request occupies the budget from its [`Permit`] until 60 s after its *end*: the server counts
 //! by arrival, which lies somewhere in between, so whatever the network does to the distance of two
-//! requests, the server never sees more than allowed. Only [`Budget::take`] mints permits.
+//! requests, the server never sees more than allowed. At five a minute, and a second or less for each
+//! request, that is enough for 295 identities in use with tokens of an hour: `simulation` has what
+//! becomes of more, and of idle sessions beside them. Only [`Budget::take`] mints permits.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -20,7 +22,7 @@ const LONGEST_PENALTY: Duration = Duration::from_secs(3600);
 pub enum Class {
     /// Requests are waiting for this token.
     Waiting,
-    /// A token in use ends then.
+    /// A token in use ends then, or a session that nobody uses has to be refreshed by then.
     Expiring(Timestamp),
     /// Nobody has asked yet.
     Idle,
@@ -171,5 +173,7 @@ impl Budget {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -154,14 +154,20 @@ impl Lifecycle {
     }
 
     /// How urgent a renewal is.
+    ///
+    /// An idle session comes by its own end: far behind all tokens in use, until the end is near.
+    /// Then it goes before them, because a token that expires costs a wait, and a session that ends
+    /// costs a login.
     pub fn class(&self, now: Timestamp) -> Class {
         match &self.current {
             _ if self.wanted => Class::Waiting,
             Some(current) if current.refused => Class::Waiting,
-            Some(current) if current.accepted && now < current.known.expires_at => {
-                Class::Expiring(current.known.expires_at)
-            }
-            _ => Class::Idle,
+            Some(current) if current.accepted => Class::Expiring(current.known.expires_at),
+            Some(Current { known, .. }) => match self.session_ends(known) {
+                Some(ends) => pace::keep_alive_class(known.issued_at, ends, now),
+                None => Class::Idle,
+            },
+            None => Class::Idle,
         }
     }
 
@@ -248,9 +254,14 @@ impl Lifecycle {
             return Some(renew_at(known.issued_at, known.expires_at, self.pace.spread(0)));
         }
         // An idle identity lets its access token lapse, and only keeps its session from ending.
-        let refresh_ends = known.refresh.filter(|_| self.means != Means::Reopens)?;
-        let ends = refresh_ends.unwrap_or(known.issued_at + pace::USUAL_REFRESH_LIFETIME);
+        let ends = self.session_ends(known)?;
         Some(pace::keep_alive_at(known.issued_at, ends, self.pace.spread(0)))
+    }
+
+    /// When the session ends, if it is one that has to be refreshed.
+    fn session_ends(&self, known: &Known) -> Option<Timestamp> {
+        let refresh_ends = known.refresh.filter(|_| self.means != Means::Reopens)?;
+        Some(refresh_ends.unwrap_or(known.issued_at + pace::USUAL_REFRESH_LIFETIME))
     }
 
     /// Which credential comes next, if any is left.

@@ -18,7 +18,7 @@ use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::oauth::grant::Grant;
 use crate::settings::Credential;
-use crate::store::{Entry, Provenance, Stored, TokenStore};
+use crate::store::{Entry, Lease, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
 use crate::token::lifecycle::{
     Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source, Standing,
@@ -50,6 +50,8 @@ pub(in crate::token) struct Driver {
     set: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
     unsaved: Option<TokenSet>,
+    /// The lease that it keeps.
+    lease: Option<Lease>,
     /// The highest generation ever seen, other credentials' included.
     floor: Generation,
     published: Option<Known>,
@@ -73,6 +75,7 @@ impl Driver {
             stays,
             set: None,
             unsaved: None,
+            lease: None,
             floor: Generation::NONE,
             published: None,
             refusals: 0,
@@ -233,7 +236,7 @@ impl Driver {
     fn forget(&mut self, generation: Generation) -> Event {
         info!(identity = self.keeper.name(), "the session was ended by a logout");
         self.floor = self.floor.max(generation);
-        (self.set, self.unsaved) = (None, None);
+        (self.set, self.unsaved, self.lease) = (None, None, None);
         Event::Erased(generation)
     }
 
@@ -241,6 +244,7 @@ impl Driver {
         let known = Known::of(&set);
         self.floor = self.floor.max(set.generation);
         (self.set, self.unsaved, self.error) = (Some(set), None, None);
+        self.lease = None;
         known
     }
 
@@ -271,6 +275,7 @@ impl Driver {
             }
         };
         (self.unsaved, self.floor) = (renewal.unsaved, renewal.floor);
+        self.lease = renewal.lease;
         Some(self.conclude(ended, source, begun))
     }
 
@@ -281,6 +286,7 @@ impl Driver {
             provenance: self.provenance,
             latest: self.set.clone(),
             unsaved: self.unsaved.take(),
+            lease: self.lease.take(),
             floor: self.floor,
         }
     }

@@ -25,6 +25,9 @@ pub(super) struct Renewal {
     pub(super) latest: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
     pub(super) unsaved: Option<TokenSet>,
+    /// The lease that such a set keeps: were it free, another process would send the old refresh
+    /// token again, which a strict server takes for theft (RFC 9700 section 4.14.2).
+    pub(super) lease: Option<Lease>,
     /// The highest generation ever seen, other credentials' included.
     pub(super) floor: Generation,
 }
@@ -46,8 +49,26 @@ impl Renewal {
         source: Source,
         held: Option<Held<'_>>,
     ) -> Result<Obtained, TokenError> {
+        let lease = self.lease().await?;
+        let ended = self.run_under(&lease, source, held).await;
+        self.lease = Some(lease).filter(|_| self.unsaved.is_some());
+        ended
+    }
+
+    async fn lease(&mut self) -> Result<Lease, TokenError> {
+        if let Some(lease) = self.lease.take().filter(Lease::is_live) {
+            return Ok(lease);
+        }
+        self.around.store.lease(&self.settings.name).await?.ok_or(TokenError::LeaseHeld)
+    }
+
+    async fn run_under(
+        &mut self,
+        lease: &Lease,
+        source: Source,
+        held: Option<Held<'_>>,
+    ) -> Result<Obtained, TokenError> {
         let store = Arc::clone(&self.around.store);
-        let lease = store.lease(&self.settings.name).await?.ok_or(TokenError::LeaseHeld)?;
         let there = store.load(&self.settings.name).await?;
         let expected = there.generation();
         self.floor = self.floor.max(expected);
@@ -60,12 +81,12 @@ impl Renewal {
         let set = match (self.unsaved.take(), held) {
             (Some(set), _) => set,
             (None, Some(held)) => {
-                store.probe_writable(&lease).await?;
-                self.request(source, held, &lease).await?
+                store.probe_writable(lease).await?;
+                self.request(source, held, lease).await?
             }
             (None, None) => unreachable!("a turn was waited for unless a set was unsaved"),
         };
-        self.save(&lease, set, expected).await
+        self.save(lease, set, expected).await
     }
 
     async fn request(

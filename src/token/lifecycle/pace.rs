@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Failure;
 use crate::clock::Timestamp;
 use crate::store::Outline;
+use crate::token::budget::Class;
 
 /// The most that a renewal comes ahead of expiry: time enough for every retry in the guide's table.
 const LONGEST_LEAD: Duration = Duration::from_secs(15 * 60);
@@ -94,6 +95,13 @@ pub fn renew_at(issued_at: Timestamp, expires_at: Timestamp, spread: Spread) -> 
 pub(super) fn keep_alive_at(issued_at: Timestamp, ends: Timestamp, spread: Spread) -> Timestamp {
     let life = issued_at.until(ends);
     ends - life / 4 + spread.of(life / 10)
+}
+
+/// How urgent that is: of seven days, six hours before the end it goes before every token in use that
+/// nobody waits for, and in the last hour it is as urgent as what somebody waits for.
+pub(super) fn keep_alive_class(issued_at: Timestamp, ends: Timestamp, now: Timestamp) -> Class {
+    let life = issued_at.until(ends);
+    if now < ends - life / 168 { Class::Expiring(ends - life / 28) } else { Class::Waiting }
 }
 
 /// When an unused session is refreshed so that it does not end; `None` if it cannot be.

@@ -159,7 +159,10 @@ fn keeps_an_idle_session_alive_by_its_refresh_token_only() {
     assert!((75..=85).contains(&share), "refreshed after {share} % of a week");
     bench.now = at;
     assert_eq!(bench.step(Event::Time), Action::Renew(Source::Refresh));
-    assert_eq!(bench.machine.class(at), Class::Idle);
+    let (end, deadline) = (NOW + WEEK, NOW + WEEK - 6 * HOUR);
+    let class = |now| bench.machine.class(now);
+    assert_eq!(class(at), Class::Expiring(deadline), "behind every token in use");
+    assert_eq!(class(end - HOUR), Class::Waiting, "a session that ends costs a login");
 }
 
 #[test]
