@@ -17,6 +17,7 @@ mod program;
 mod readme;
 mod redis;
 mod redis_server;
+mod relay;
 mod renewal;
 mod replay;
 mod replicas;
@@ -25,6 +26,7 @@ mod sandbox_faults;
 mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
+mod stopped;
 mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
