@@ -13,6 +13,7 @@ mod identities;
 mod lifecycle_errors;
 mod main_path;
 mod process;
+mod processes;
 mod program;
 mod readme;
 mod redis;
