@@ -6,6 +6,7 @@ mod connections;
 mod crash;
 mod drain;
 mod fidelity;
+mod foreign;
 mod framing;
 mod herd;
 mod http2;
