@@ -49,6 +49,7 @@
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
+//! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |

@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -24,6 +25,7 @@ use crate::token::{Generation, TokenSet};
 mod document;
 pub mod file;
 pub mod memory;
+mod pulse;
 pub mod redis;
 pub mod seal;
 
@@ -238,7 +240,24 @@ impl fmt::Debug for Provenance {
 /// The right to renew one identity, for as long as this value lives and its holder keeps up.
 pub struct Lease {
     identity: String,
-    held: Box<dyn Hold>,
+    held: Arc<dyn Hold>,
+}
+
+/// Tells whether a [`Lease`] still keeps others out, wherever the lease itself is.
+#[derive(Clone)]
+pub struct Vigil(Weak<dyn Hold>);
+
+impl Vigil {
+    /// To be asked right before something is done that nobody else may do at the same time.
+    pub fn is_live(&self) -> bool {
+        self.0.upgrade().is_some_and(|held| held.is_live())
+    }
+}
+
+impl fmt::Debug for Vigil {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vigil")
+    }
 }
 
 /// What stands behind a [`Lease`]. Dropping it gives the lease back.
@@ -253,12 +272,17 @@ pub trait Hold: Any + Send + Sync {
 impl Lease {
     /// Of `identity`.
     pub fn new(identity: impl Into<String>, held: impl Hold) -> Self {
-        Self { identity: identity.into(), held: Box::new(held) }
+        Self { identity: identity.into(), held: Arc::new(held) }
     }
 
-    /// Whether it still keeps others out. To be asked right before the token request is sent.
+    /// Whether it still keeps others out.
     pub fn is_live(&self) -> bool {
         self.held.is_live()
+    }
+
+    /// For whoever sends the token request.
+    pub fn vigil(&self) -> Vigil {
+        Vigil(Arc::downgrade(&self.held))
     }
 
     /// Whose lease it is.

@@ -2,9 +2,10 @@
 //!
 //! A save writes a temporary file, syncs it, keeps the replaced file as `.previous`, renames, and
 //! syncs the directory: whenever the power goes, one whole copy is there, and RingCentral answers
-//! the refresh token of the older one with the newer set again. The lease is `flock` on a file
-//! beside it, which the kernel gives back when its holder dies. It refuses to follow links, to read
-//! what others could have written, and to write where others could.
+//! the refresh token of the older one with the newer set again. The lease is a lock on a file beside
+//! it, free at once when its holder dies and after a while when it stands still; what such a holder
+//! writes when it goes on is refused by generation, in one step with the comparison. It refuses to
+//! follow links, to read what others could have written, and to write where others could.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -14,11 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
 
+use self::lock::{Lock, Locks, flock};
+use super::pulse::{HEARTBEAT, LEASE, Pulse};
 use super::seal::Seal;
 use super::{
     Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
@@ -29,6 +34,7 @@ use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
+mod lock;
 mod watch;
 
 /// No session comes near this.
@@ -41,14 +47,17 @@ const PROBE_BYTES: usize = 64 * 1024;
 const PARALLEL: usize = 4;
 
 /// How often a ledger is tried that another process has at the moment, and how long apart.
-const LEDGER_TRIES: u32 = 400;
+const LEDGER_TRIES: u32 = 800;
 const LEDGER_PAUSE: Duration = Duration::from_millis(5);
+/// Nobody needs a ledger for so long.
+const LEDGER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Token sets in the files of one directory.
 #[derive(Debug)]
 pub struct FileStore {
     directory: Directory,
     disk: Arc<Semaphore>,
+    locks: Arc<Locks>,
     clock: Clock,
 }
 
@@ -62,7 +71,8 @@ impl FileStore {
     ) -> Result<Self, StoreError> {
         let directory = Directory { path: directory.into(), seal };
         directory.prepare()?;
-        Ok(Self { directory, disk: Arc::new(Semaphore::new(PARALLEL)), clock })
+        let (disk, locks) = (Arc::new(Semaphore::new(PARALLEL)), Arc::default());
+        Ok(Self { directory, disk, locks, clock })
     }
 
     /// Does `work` on a thread that may wait for the disk.
@@ -78,13 +88,19 @@ impl FileStore {
         })
     }
 
+    /// The lock at `path`, if nobody else has it, or shows no life with it for `patience`.
+    async fn lock(&self, path: PathBuf, patience: Duration) -> Result<Option<Lock>, StoreError> {
+        let locks = Arc::clone(&self.locks);
+        self.on_disk(move |_| locks.take(&path, patience)).await
+    }
+
     /// The ledger's lock, as soon as it is free; a process that was stopped with it in its hands
     /// must not stop the others for ever.
-    async fn ledger_lock(&self, ledger: &Path) -> Result<File, StoreError> {
+    async fn ledger_lock(&self, ledger: &Path) -> Result<Lock, StoreError> {
         for _ in 0..LEDGER_TRIES {
             let path = ledger.with_extension("ledger-lock");
-            if let Some(file) = self.on_disk(move |_| lock(&path)).await? {
-                return Ok(file);
+            if let Some(lock) = self.lock(path, LEDGER_PATIENCE).await? {
+                return Ok(lock);
             }
             Clock::system().sleep(LEDGER_PAUSE).await;
         }
@@ -99,10 +115,10 @@ impl TokenStore for FileStore {
     }
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
-        let identity = identity.to_owned();
-        self.on_disk(move |directory| {
-            let held = lock(&directory.path(&identity, "lock"))?;
-            Ok(held.map(|file| Lease::new(identity, file)))
+        Box::pin(async move {
+            let pulse = Pulse::start();
+            let held = self.lock(self.directory.path(identity, "lock"), LEASE).await?;
+            Ok(held.map(|lock| Lease::new(identity, Leased::new(lock, pulse))))
         })
     }
 
@@ -179,7 +195,11 @@ impl TokenStore for FileStore {
             change(&mut ledger, self.clock.now());
             // The lock goes with the work: a caller that is gone must not free it too early.
             self.on_disk(move |_| {
-                let _held = held;
+                let held = held;
+                // Whoever stood still for so long would undo what others have posted meanwhile.
+                let lost = io::ErrorKind::TimedOut;
+                let ours = if held.is_ours() { Ok(()) } else { Err(lost.into()) };
+                attempt("lock", &path, ours)?;
                 write_ledger(&path, &ledger)
             })
             .await
@@ -194,7 +214,48 @@ impl TokenStore for FileStore {
     }
 }
 
-impl Hold for File {}
+/// A lease that a heartbeat keeps.
+struct Leased {
+    lock: Arc<Lock>,
+    pulse: Arc<Pulse>,
+    heartbeat: JoinHandle<()>,
+}
+
+impl Leased {
+    fn new(lock: Lock, pulse: Pulse) -> Self {
+        let (lock, pulse) = (Arc::new(lock), Arc::new(pulse));
+        let heartbeat = tokio::spawn({
+            // Weak: the lock goes with the lease, not with the end of this task.
+            let (lock, pulse) = (Arc::downgrade(&lock), Arc::clone(&pulse));
+            async move {
+                loop {
+                    Clock::system().sleep(HEARTBEAT).await;
+                    let (Some(lock), asked) = (lock.upgrade(), pulse.now()) else { return };
+                    // On a thread that may wait for the disk.
+                    let beat = move || lock.show_life() && lock.is_ours();
+                    match tokio::task::spawn_blocking(beat).await {
+                        Ok(true) => pulse.extended(asked),
+                        // Somebody else may have it: nothing is extended any more.
+                        _ => return,
+                    }
+                }
+            }
+        });
+        Self { lock, pulse, heartbeat }
+    }
+}
+
+impl Hold for Leased {
+    fn is_live(&self) -> bool {
+        self.pulse.is_live() && self.lock.is_ours()
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+    }
+}
 
 /// A name that no identity has, because they begin with a letter or a digit.
 const CHECK: &str = "-check";
@@ -258,25 +319,67 @@ impl Directory {
     ) -> Result<(), StoreError> {
         self.expect(identity, expected)?;
         let content = self.seal.close(identity, &document::write(stored));
-        let temporary = self.temporary(identity, &content)?;
-        let (path, previous) = (self.path(identity, "json"), self.path(identity, "previous"));
-        // Neither a damaged file nor the mark of an end may push the good copy out.
-        let there = self.read(identity, &path)?;
-        if there.is_some_and(|it| matches!(document::parse(&it), Ok(Entry::Session(_)))) {
-            attempt("rename", &path, fs::rename(&path, &previous))?;
-        }
-        attempt("rename", &temporary, fs::rename(&temporary, &path))?;
-        self.sync()
+        self.put(identity, &content, expected, |path| {
+            // Neither a damaged file nor the mark of an end may push the good copy out.
+            let there = self.read(identity, path)?;
+            if there.is_some_and(|it| matches!(document::parse(&it), Ok(Entry::Session(_)))) {
+                attempt("rename", path, fs::rename(path, self.path(identity, "previous")))?;
+            }
+            Ok(())
+        })
     }
 
     fn erase(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
-        self.expect(identity, expected)?;
+        let mark = document::write_mark(expected.next());
         // The older copy first: on its own it would be taken for the current one.
-        remove(&self.path(identity, "previous"))?;
-        let mark = self.temporary(identity, &document::write_mark(expected.next()))?;
-        let path = self.path(identity, "json");
-        attempt("rename", &mark, fs::rename(&mark, &path))?;
+        self.put(identity, &mark, expected, |_| remove(&self.path(identity, "previous")))
+    }
+
+    /// Puts `content` into the place of what is of generation `expected`, once `make_room` is done.
+    fn put(
+        &self,
+        identity: &str,
+        content: &[u8],
+        expected: Generation,
+        make_room: impl FnOnce(&Path) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (path, temporary) = (self.path(identity, "json"), self.temporary(identity, content)?);
+        let put = self.alone(identity, expected).and_then(|alone| {
+            make_room(&path)?;
+            // Whoever holds the lease by now may have begun a file of their own.
+            let ours = read(&temporary)?.is_some_and(|it| it == content);
+            let overwrites = alone.is_some_and(|file| lock::is_in_place(&file, &path));
+            if ours && install(&temporary, &path, overwrites)? {
+                return Ok(());
+            }
+            Err(StoreError::Conflict { expected, found: self.load(identity)?.generation() })
+        });
+        if put.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        put?;
         self.sync()
+    }
+
+    /// Keeps every other writer out while what is there is replaced, if it is still of generation
+    /// `expected`. The lock is on the very file that gives way: whoever waits for it finds another
+    /// one in its place. Where there is none, [`install`] sees to it that one writer wins.
+    fn alone(&self, identity: &str, expected: Generation) -> Result<Option<File>, StoreError> {
+        let path = self.path(identity, "json");
+        let file = match private().open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            result => Some(attempt("open", &path, result)?),
+        };
+        if let Some(file) = &file {
+            let held = if flock(&path, file)? { Ok(()) } else { Err(Errno::WOULDBLOCK.into()) };
+            attempt("lock", &path, held)?;
+            if !lock::is_in_place(file, &path) {
+                let found = self.load(identity)?.generation();
+                return Err(StoreError::Conflict { expected, found });
+            }
+        }
+        self.expect(identity, expected)?;
+        Ok(file)
     }
 
     fn expect(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
@@ -380,15 +483,18 @@ impl Directory {
     }
 }
 
-/// The lock, if nobody else has it. The file stays: removing it would let two hold "it".
-fn lock(path: &Path) -> Result<Option<File>, StoreError> {
-    let file = attempt("open", path, private().create(true).open(path))?;
-    check(path, &file)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => attempt("lock", path, Err(error.into())),
+/// Moves a file into place. False if one has come there since we looked, unless it is ours to
+/// overwrite.
+fn install(temporary: &Path, path: &Path, overwrites: bool) -> Result<bool, StoreError> {
+    if !overwrites {
+        match fs::hard_link(temporary, path) {
+            Ok(()) => return remove(temporary).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            // Some file systems have no links.
+            Err(_) => {}
+        }
     }
+    attempt("rename", temporary, fs::rename(temporary, path)).map(|()| true)
 }
 
 fn remove(path: &Path) -> Result<(), StoreError> {
@@ -430,7 +536,7 @@ fn private() -> OpenOptions {
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let file = match private().open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             let (fault, cure) = ("is a symbolic link", "remove it");
             return Err(StoreError::Unsafe { path: path.to_owned(), fault, cure });
         }

@@ -6,7 +6,6 @@
 //! Every change is published. All keys of an identity share a hash tag.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,12 +17,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use super::pulse::{HEARTBEAT, LEASE, Pulse};
 use super::seal::Seal;
 use super::{
     Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
     TokenStore, document,
 };
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::clock::{Clock, Timestamp};
 use crate::settings::RedisSettings;
 use crate::telemetry::chain;
 use crate::token::Generation;
@@ -31,12 +31,6 @@ use crate::token::ledger::Ledger;
 
 /// No answer within this time counts as none.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A lease lapses so long after its last extension.
-const LEASE: Duration = Duration::from_secs(15);
-const HEARTBEAT: Duration = Duration::from_secs(4);
-/// So long before it lapses, its holder does not rely on it any more.
-const MARGIN: Duration = Duration::from_secs(3);
 
 /// The mark of a logout is kept for so long: no process that was away knows an older session.
 const MARK_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -234,11 +228,11 @@ impl TokenStore for RedisStore {
         Box::pin(async move {
             let key = self.key(identity, "lease");
             let owner = format!("{:032x}", fastrand::u128(..));
-            let watch = Stopwatch::start();
+            let pulse = Pulse::start();
             let mut command = redis::cmd("SET");
             command.arg(&key).arg(&owner).arg("NX").arg("PX").arg(millis(LEASE));
             let taken: Option<String> = self.run("lease a session", &command).await?;
-            let held = || Leased::new(self.clone(), key, owner, watch);
+            let held = || Leased::new(self.clone(), key, owner, pulse);
             Ok(taken.map(|_| Lease::new(identity, held())))
         })
     }
@@ -423,27 +417,25 @@ struct Leased {
     store: RedisStore,
     key: String,
     owner: String,
-    watch: Stopwatch,
-    /// When the last extension that succeeded was asked for, in milliseconds of `watch`.
-    extended: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
     heartbeat: JoinHandle<()>,
 }
 
 impl Leased {
-    fn new(store: RedisStore, key: String, owner: String, watch: Stopwatch) -> Self {
-        let extended = Arc::new(AtomicU64::new(0));
+    fn new(store: RedisStore, key: String, owner: String, pulse: Pulse) -> Self {
+        let pulse = Arc::new(pulse);
         let heartbeat = tokio::spawn({
             let (store, keys) = (store.clone(), [key.clone()]);
-            let (owner, extended) = (owner.clone(), Arc::clone(&extended));
+            let (owner, pulse) = (owner.clone(), Arc::clone(&pulse));
             async move {
                 loop {
                     Clock::system().sleep(HEARTBEAT).await;
-                    let asked = millis(watch.elapsed());
+                    let asked = pulse.now();
                     let lease = millis(LEASE).to_string();
                     let arguments = [owner.as_bytes(), lease.as_bytes()];
                     let kept = store.run_script("extend a lease", EXTEND, &keys, &arguments).await;
                     match kept {
-                        Ok(true) => extended.store(asked, Ordering::Relaxed),
+                        Ok(true) => pulse.extended(asked),
                         // Somebody else may have it: nothing is extended any more.
                         Ok(false) => return,
                         Err(error) => debug!(cause = chain(&error), "a lease was not extended"),
@@ -451,14 +443,13 @@ impl Leased {
                 }
             }
         });
-        Self { store, key, owner, watch, extended, heartbeat }
+        Self { store, key, owner, pulse, heartbeat }
     }
 }
 
 impl Hold for Leased {
     fn is_live(&self) -> bool {
-        let age = millis(self.watch.elapsed()) - self.extended.load(Ordering::Relaxed);
-        age < millis(LEASE.saturating_sub(MARGIN))
+        self.pulse.is_live()
     }
 }
 

@@ -316,3 +316,47 @@ async fn the_check_finds_what_is_wrong_with_the_directory() {
     let error = bench.store.check().await.unwrap_err().to_string();
     assert!(error.contains("it may be written by others"), "{error}");
 }
+
+#[tokio::test]
+async fn of_two_who_hold_a_lease_one_after_the_other_the_late_one_overwrites_nothing() {
+    let bench = Bench::new();
+    bench.save(1, 0).await.unwrap();
+    let directory = &bench.store.directory;
+    // Wherever the late one stood still: before it began, with its file written, with the old
+    // session moved aside.
+    let late = directory.save("sales", &stored(2), Generation::NONE).unwrap_err();
+    assert!(matches!(late, StoreError::Conflict { .. }), "{late}");
+
+    let temporary = directory.temporary("sales", b"late").unwrap();
+    bench.save(2, 1).await.unwrap();
+    let late = directory.alone("sales", Generation::new(1)).unwrap_err();
+    assert!(matches!(late, StoreError::Conflict { .. }), "{late}");
+    assert!(!temporary.exists(), "the other one's file was written in its place");
+
+    let path = bench.file("sales.json");
+    let alone = directory.alone("sales", Generation::new(2)).unwrap().expect("there is a file");
+    let error = directory.save("sales", &stored(3), Generation::new(2)).unwrap_err().to_string();
+    assert!(error.starts_with("cannot lock "), "{error}");
+    fs::rename(&path, bench.file("sales.previous")).unwrap();
+    directory.save("sales", &stored(3), Generation::new(2)).unwrap();
+    let temporary = directory.temporary("sales", b"late").unwrap();
+    assert!(!lock::is_in_place(&alone, &path));
+    assert!(!install(&temporary, &path, false).unwrap(), "the other one was faster");
+    assert_eq!(bench.generation().await, Some(3));
+}
+
+#[tokio::test]
+async fn a_lease_lives_for_as_long_as_its_file_is_in_place() {
+    let bench = Bench::new();
+    let lease = bench.store.lease("sales").await.unwrap().unwrap();
+    let vigil = lease.vigil();
+    assert!(lease.is_live() && vigil.is_live());
+    fs::write(bench.file("theirs"), "").unwrap();
+    fs::rename(bench.file("theirs"), bench.file("sales.lock")).unwrap();
+    assert!(!lease.is_live() && !vigil.is_live(), "taken over");
+    drop(lease);
+    let lease = bench.store.lease("support").await.unwrap().unwrap();
+    let vigil = lease.vigil();
+    drop(lease);
+    assert!(!vigil.is_live(), "given back");
+}

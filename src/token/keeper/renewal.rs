@@ -95,16 +95,15 @@ impl Renewal {
         mut held: Held<'_>,
         lease: &Lease,
     ) -> Result<TokenSet, TokenError> {
-        // Whoever stood still for too long may not be the only one any more.
-        if !lease.is_live() {
-            return Err(TokenError::LeaseHeld);
-        }
         let token = self.refresh_token(source);
         let grant = token.map_or(Grant::Open(&self.settings.credential), Grant::Refresh);
         held.sending();
-        let answer = self.around.endpoint.request(&self.settings, grant, &self.around.clock).await;
+        // Whoever stood still for too long may not be the only one any more.
+        let around = &self.around;
+        let answer =
+            around.endpoint.request(&self.settings, grant, lease.vigil(), &around.clock).await;
         match &answer {
-            Err(TokenError::Unreachable(_)) => held.not_sent(),
+            Err(TokenError::Unreachable(_) | TokenError::LeaseHeld) => held.not_sent(),
             Err(TokenError::Penalty { retry_after, .. }) => held.silence(*retry_after),
             _ => {}
         }
