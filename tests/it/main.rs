@@ -6,7 +6,10 @@ mod connections;
 mod crash;
 mod drain;
 mod fidelity;
+mod fleet;
 mod foreign;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod forwarder;
 mod framing;
 mod herd;
 mod hosts;
@@ -15,12 +18,17 @@ mod identities;
 mod lifecycle_errors;
 mod links;
 mod main_path;
+mod outages;
 mod process;
 mod processes;
 mod program;
 mod readme;
 mod redis;
+mod redis_cluster;
+mod redis_failover;
+#[allow(dead_code, reason = "each subject uses its part")]
 mod redis_server;
+mod redis_tls;
 mod relay;
 mod renewal;
 mod replay;
