@@ -118,6 +118,8 @@ pub struct IdentitySettings {
     pub application: Arc<ApplicationSettings>,
     /// What opens a session.
     pub credential: Credential,
+    /// What opens a new one when that session is lost: a credential that does so any time.
+    pub fallback: Option<Credential>,
     /// `endpoint_id`: one stable name for this instance of the application.
     pub endpoint_id: Option<String>,
     /// `access_token_ttl` to ask for.

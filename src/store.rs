@@ -361,6 +361,7 @@ mod tests {
                 token_requests_per_minute: 5.try_into().unwrap(),
             }),
             credential,
+            fallback: None,
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,

@@ -84,7 +84,12 @@ fn described(identity: &IdentitySettings) -> String {
         Credential::ClientCredentials => "client credentials".to_owned(),
         Credential::Login => "the session of `ringbearer login`".to_owned(),
     };
-    format!("{}: logs in to {} with {credential}", identity.name, identity.application.name)
+    let fallback = match &identity.fallback {
+        Some(Credential::Jwt(_)) => ", then with a JWT when that session is lost",
+        _ => "",
+    };
+    let IdentitySettings { name, application, .. } = identity;
+    format!("{name}: logs in to {} with {credential}{fallback}", application.name)
 }
 
 fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
@@ -105,6 +110,7 @@ mod tests {
         let toml = "[proxy]\nlisten = ['127.0.0.1:8080', '0.0.0.0:80']\nallow_remote_clients = true\nworkers = 2\n\
              [application.crm]\nclient_id = 'id'\nclient_secret = 'canary'\n\
              [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\n\
+             [identity.support]\njwt = 'canary'\nrefresh_token = 'canary'\n\
              [store]\ndirectory = '/var/lib/ringbearer'";
         let source = ConfigSource::Text(toml.to_owned());
         Settings::load(&source, Overrides::default(), &|_| None).unwrap()
@@ -126,6 +132,7 @@ application  crm: client id \"id\" with secret
              5 token requests a minute to https://platform.ringcentral.com/restapi/oauth/token
 identity     bot: logs in to crm with client credentials
 identity     sales: logs in to crm with a JWT
+identity     support: logs in to crm with a refresh token, good once, then with a JWT when that session is lost
 store        files in /var/lib/ringbearer
 log          text, filter \"info\", a line for each request
 warning      whoever reaches 0.0.0.0:80 acts as the identity (proxy.allow_remote_clients)

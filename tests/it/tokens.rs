@@ -102,6 +102,7 @@ fn settings(base: &str, credentials: Vec<Credential>) -> Vec<Arc<IdentitySetting
             name: format!("identity-{number}"),
             application: Arc::clone(&application),
             credential,
+            fallback: None,
             endpoint_id: Some(format!("box-{number}")),
             access_token_ttl: None,
             // The first asks for a session that must be ended, the others for none that lasts.

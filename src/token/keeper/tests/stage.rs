@@ -152,6 +152,7 @@ pub(super) fn identity(name: &str, credential: Credential) -> Arc<IdentitySettin
             token_requests_per_minute: 5.try_into().unwrap(),
         }),
         credential,
+        fallback: None,
         endpoint_id: None,
         access_token_ttl: None,
         refresh_token_ttl: None,
