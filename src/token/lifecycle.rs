@@ -374,12 +374,12 @@ impl Lifecycle {
             Failure::ClientRefused => Lost::ClientRefused,
             Failure::GrantRefused => Lost::GrantRefused,
             Failure::GrantNotAllowed => Lost::GrantNotAllowed,
-            Failure::Penalty(_)
-            | Failure::Unanswered
-            | Failure::Unreachable
-            | Failure::Unexpected => {
+            Failure::Penalty(_) | Failure::Unreachable | Failure::Unexpected => {
+                return self.back_off(failure, now);
+            }
+            Failure::Unanswered => {
                 self.back_off(failure, now);
-                return self.change_over(failure, source, now);
+                return self.change_over(source, now);
             }
         };
         self.phase = match lost {
@@ -399,10 +399,9 @@ impl Lifecycle {
     }
 
     /// The guide: after three repetitions without an answer, the original grant, at once.
-    fn change_over(&mut self, failure: Failure, source: Source, now: Timestamp) {
-        self.unanswered += u32::from(failure == Failure::Unanswered);
-        let other = self.source().filter(|other| *other != source && *other == Source::Fallback);
-        if failure == Failure::Unanswered && other.is_some() {
+    fn change_over(&mut self, source: Source, now: Timestamp) {
+        self.unanswered += 1;
+        if source != Source::Fallback && self.source() == Some(Source::Fallback) {
             self.phase = Phase::at_once(Then::Renew, now);
         }
     }

@@ -4,7 +4,9 @@ mod clients;
 mod commands;
 mod connections;
 mod crash;
+mod detour;
 mod drain;
+mod fallback;
 mod fidelity;
 mod framing;
 mod herd;
@@ -12,6 +14,7 @@ mod http2;
 mod identities;
 mod lifecycle_errors;
 mod main_path;
+mod malformed;
 mod process;
 mod program;
 mod readme;
@@ -28,6 +31,7 @@ mod sandbox_wire;
 mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
+mod token_errors;
 mod tokens;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;

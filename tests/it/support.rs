@@ -216,6 +216,17 @@ impl Environment {
         waiting.await.unwrap().unwrap()
     }
 
+    /// The answer as soon as there is a token again, which takes no more than `seconds`.
+    pub(crate) async fn get_after(&self, seconds: u64, target: &str) -> reqwest::Response {
+        for _ in 0..seconds {
+            if self.status().usable {
+                return self.get(target).await;
+            }
+            self.pass(Duration::from_secs(1)).await;
+        }
+        panic!("no token came in {seconds} s: {:?}", self.status());
+    }
+
     /// Returns when the identity's status is as wanted.
     pub(crate) async fn until(&self, wanted: impl Fn(&KeeperStatus) -> bool) -> KeeperStatus {
         loop {
