@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -26,6 +27,9 @@ pub mod file;
 pub mod memory;
 pub mod redis;
 pub mod seal;
+
+/// The mark of a logout is kept for so long: no process that was away knows an older session.
+const MARK_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What an operation of a [`TokenStore`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

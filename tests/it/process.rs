@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use ringbearer::clock::Clock;
@@ -62,13 +62,34 @@ impl Site {
         std::fs::read_to_string(self.store()).unwrap()
     }
 
+    /// Where the sessions are kept.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.files.path().join("store")
+    }
+
     fn store(&self) -> PathBuf {
-        self.files.path().join("store/test.json")
+        self.directory().join("test.json")
     }
 
     /// Starts the program, and returns when it listens.
     pub(crate) async fn start(&self) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringbearer"))
+        self.start_by(Command::new(PROGRAM)).await
+    }
+
+    /// The same after a shell has done `preparations`, in a mount namespace of its own if `apart`.
+    /// They find the store's directory in `$store`.
+    pub(crate) async fn start_after(&self, preparations: &str, apart: bool) -> Process {
+        let mut command = Command::new(if apart { "unshare" } else { "sh" });
+        if apart {
+            command.args(["-m", "sh"]);
+        }
+        let script = format!("set -e; {preparations}\nexec \"$@\"");
+        command.args(["-c", &script, "sh", PROGRAM]).env("store", self.directory());
+        self.start_by(command).await
+    }
+
+    async fn start_by(&self, mut command: Command) -> Process {
+        let mut child = command
             .arg("--config")
             .arg(self.files.path().join("proxy.toml"))
             .stdin(Stdio::null())
@@ -98,6 +119,12 @@ impl Site {
 }
 
 impl Process {
+    /// Where this process sees `path`, whatever is mounted there for it alone.
+    pub(crate) fn sight_of(&self, path: &Path) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id());
+        Path::new(&root).join(path.strip_prefix("/").expect("it is absolute"))
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -136,6 +163,9 @@ impl Process {
         self.child.wait().unwrap()
     }
 }
+
+/// What Cargo has built.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringbearer");
 
 impl Drop for Process {
     fn drop(&mut self) {
