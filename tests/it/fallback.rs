@@ -31,7 +31,7 @@ async fn renew(environment: &Environment) {
     let before = environment.status();
     let ends = before.expires_at.expect("it has a token");
     let life = environment.clock.now().until(ends);
-    environment.clock.advance(life * 3 / 4 - Duration::from_secs(1));
+    environment.clock.advance(life * 74 / 100);
     while environment.status().generation == before.generation {
         environment.clock.advance(Duration::from_secs(5));
         environment.rest().await;
@@ -45,7 +45,7 @@ fn stored(environment: &Environment) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_session_that_was_ended_at_the_server_is_replaced_and_no_client_fails() {
-    const CALLERS: u64 = 50;
+    const CALLERS: usize = 50;
     let mut environment = with_fallback().await;
     assert_eq!(environment.get(ECHO).await.status(), 200);
     assert_eq!((granted(&environment, "refresh_token"), granted(&environment, JWT)), (1, 0));
@@ -55,7 +55,7 @@ async fn a_session_that_was_ended_at_the_server_is_replaced_and_no_client_fails(
         let request = environment.client.get(environment.url(&format!("{ECHO}?n={n}")));
         callers.spawn(async move { request.send().await.unwrap().status().as_u16() });
     }
-    assert_eq!(callers.join_all().await, [200; CALLERS as usize]);
+    assert_eq!(callers.join_all().await, [200; CALLERS]);
     let log = environment.control().log();
     assert!(sends(&log).values().all(|sends| sends.len() <= 2), "at most one replay each");
     // The refresh token was tried, refused, and never again.

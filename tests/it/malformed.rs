@@ -31,7 +31,7 @@ async fn suffer_every_case(identity: &str) {
     let mut detour = Detour::new().await;
     let (identity, application) = (identity.to_owned(), detour.token_url());
     let environment =
-        Environment::with(Wishes { identity, application, ..Wishes::default() }).await;
+        Environment::with(Wishes { application, identity, ..Wishes::default() }).await;
     detour.lead_to(&environment.direct(""));
     assert_eq!(environment.get(ECHO).await.status(), 200);
     let first = environment.control().counts().token_answers;
