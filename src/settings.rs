@@ -147,6 +147,8 @@ pub struct IdentitySettings {
     pub hosts: Vec<String>,
     /// Addresses on which every request is this identity's.
     pub listen: Vec<SocketAddr>,
+    /// What opens a new one when that session is lost: a credential that does so any time.
+    pub fallback: Option<Credential>,
     /// `endpoint_id`: one stable name for this instance of the application.
     pub endpoint_id: Option<String>,
     /// `access_token_ttl` to ask for.

@@ -12,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -28,6 +29,9 @@ pub mod memory;
 mod pulse;
 pub mod redis;
 pub mod seal;
+
+/// The mark of a logout is kept for so long: no process that was away knows an older session.
+const MARK_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What an operation of a [`TokenStore`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -399,6 +403,7 @@ mod tests {
             credential,
             hosts: Vec::new(),
             listen: Vec::new(),
+            fallback: None,
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,

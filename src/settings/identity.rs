@@ -1,4 +1,5 @@
-//! Applications and identities: names resolved, secrets fetched, exactly one credential each.
+//! Applications and identities: names resolved, secrets fetched, one credential each, or a second one
+//! for when the session of the first is lost.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -134,12 +135,13 @@ fn identity(
 ) -> Result<IdentitySettings, SettingsError> {
     check_name(name)?;
     let application = choose(applications, config.application.as_deref())?;
-    let credential = credential(&config, &application, sources)?;
+    let (credential, fallback) = credentials(&config, &application, sources)?;
     let access_token_ttl =
         ttl("access_token_ttl", config.access_token_ttl, MIN_ACCESS_TTL, MAX_ACCESS_TTL)?;
     let refresh_token_ttl =
         ttl("refresh_token_ttl", config.refresh_token_ttl, Duration::ZERO, MAX_REFRESH_TTL)?;
     if matches!(credential, Credential::RefreshToken(_))
+        && fallback.is_none()
         && refresh_token_ttl == Some(Duration::ZERO)
     {
         return Err(SettingsError::NoRefreshToRenewWith);
@@ -150,6 +152,7 @@ fn identity(
         credential,
         hosts: hosts(config.hosts)?,
         listen: config.listen.unwrap_or_default(),
+        fallback,
         endpoint_id: non_empty("endpoint_id", config.endpoint_id)?,
         access_token_ttl,
         refresh_token_ttl,
@@ -186,25 +189,45 @@ fn choose(
     }
 }
 
-/// The one thing that opens the session; companions of another are refused.
-fn credential(
+/// What opens the session, and what opens a new one when that is lost: a JWT beside a credential
+/// that does so only once. Companions of another credential are refused.
+fn credentials(
+    config: &IdentityConfig,
+    application: &ApplicationSettings,
+    sources: &mut Sources<'_>,
+) -> Result<(Credential, Option<Credential>), SettingsError> {
+    refuse_all_but_one(config)?;
+    refuse_stray_companions(config)?;
+    let jwt = sources.read_given("jwt", config.jwt.as_ref())?.map(Credential::Jwt);
+    match (good_once(config, sources)?, jwt) {
+        (Some(once), fallback) => Ok((once, fallback)),
+        (None, Some(jwt)) => Ok((jwt, None)),
+        (None, None) => Ok((good_any_time(config, application, sources)?, None)),
+    }
+}
+
+fn good_once(
+    config: &IdentityConfig,
+    sources: &mut Sources<'_>,
+) -> Result<Option<Credential>, SettingsError> {
+    if let Some(token) = &config.refresh_token {
+        return Ok(Some(Credential::RefreshToken(sources.read("refresh_token", token)?)));
+    }
+    let Some(code) = &config.authorization_code else { return Ok(None) };
+    Ok(Some(Credential::AuthorizationCode {
+        code: sources.read("authorization_code", code)?,
+        redirect_uri: required("redirect_uri", config.redirect_uri.as_ref(), CODE_NEEDS_IT)?,
+        code_verifier: sources.read_given("code_verifier", config.code_verifier.as_ref())?,
+    }))
+}
+
+/// Besides a JWT.
+fn good_any_time(
     config: &IdentityConfig,
     application: &ApplicationSettings,
     sources: &mut Sources<'_>,
 ) -> Result<Credential, SettingsError> {
-    refuse_all_but_one(config)?;
-    refuse_stray_companions(config)?;
-    if let Some(jwt) = &config.jwt {
-        Ok(Credential::Jwt(sources.read("jwt", jwt)?))
-    } else if let Some(token) = &config.refresh_token {
-        Ok(Credential::RefreshToken(sources.read("refresh_token", token)?))
-    } else if let Some(code) = &config.authorization_code {
-        Ok(Credential::AuthorizationCode {
-            code: sources.read("authorization_code", code)?,
-            redirect_uri: required("redirect_uri", config.redirect_uri.as_ref(), CODE_NEEDS_IT)?,
-            code_verifier: sources.read_given("code_verifier", config.code_verifier.as_ref())?,
-        })
-    } else if config.client_credentials == Some(true) {
+    if config.client_credentials == Some(true) {
         client_credentials(application)
     } else {
         let password = sources.read_given("password", config.password.as_ref())?;
@@ -225,9 +248,11 @@ fn client_credentials(application: &ApplicationSettings) -> Result<Credential, S
     Err(SettingsError::PublicClientCredentials { application: application.name.clone() })
 }
 
+/// A JWT may stand beside what is good once.
 fn refuse_all_but_one(config: &IdentityConfig) -> Result<(), SettingsError> {
+    let once = config.refresh_token.is_some() || config.authorization_code.is_some();
     let given: Vec<_> = [
-        ("jwt", config.jwt.is_some()),
+        ("jwt", config.jwt.is_some() && !once),
         ("refresh_token", config.refresh_token.is_some()),
         ("authorization_code", config.authorization_code.is_some()),
         ("username with password", config.username.is_some() || config.password.is_some()),

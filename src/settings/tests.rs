@@ -93,6 +93,25 @@ fn each_kind_of_credential_is_understood() {
 }
 
 #[test]
+fn a_jwt_beside_a_credential_that_is_good_once_is_for_the_day_it_is_lost() {
+    let identity = |lines: &str| {
+        loaded(&LEAST.replace("jwt = \"canary-jwt\"", &format!("jwt = 'j'\n{lines}"))).identities[0]
+            .clone()
+    };
+    for lines in
+        ["refresh_token = 'r'", "authorization_code = 'c'\nredirect_uri = 'http://127.0.0.1/'"]
+    {
+        let identity = identity(lines);
+        assert!(!matches!(identity.credential, Credential::Jwt(_)), "{lines}");
+        assert!(matches!(&identity.fallback, Some(Credential::Jwt(jwt)) if jwt.expose() == "j"));
+    }
+    assert!(identity("").fallback.is_none(), "a JWT alone needs no other");
+    // The first refresh, and then the JWT.
+    let identity = identity("refresh_token = 'r'\nrefresh_token_ttl = '0s'");
+    assert_eq!(identity.refresh_token_ttl, Some(Duration::ZERO));
+}
+
+#[test]
 fn identities_share_the_application_they_name() {
     let settings = loaded(
         "[application.crm]\nclient_id = 'a'\n[application.bot]\nclient_id = 'b'\n\

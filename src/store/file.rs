@@ -8,14 +8,13 @@
 //! follow links, to read what others could have written, and to write where others could.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -35,10 +34,10 @@ use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
 mod lock;
+mod plain;
 mod watch;
 
-/// No session comes near this.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+use plain::{attempt, private, read, remove};
 
 /// As much as a session may take, to see whether there is room for one.
 const PROBE_BYTES: usize = 64 * 1024;
@@ -69,7 +68,7 @@ impl FileStore {
         seal: Seal,
         clock: Clock,
     ) -> Result<Self, StoreError> {
-        let directory = Directory { path: directory.into(), seal };
+        let directory = Directory { path: directory.into(), seal, clock: clock.clone() };
         directory.prepare()?;
         let (disk, locks) = (Arc::new(Semaphore::new(PARALLEL)), Arc::default());
         Ok(Self { directory, disk, locks, clock })
@@ -265,26 +264,46 @@ const CHECK: &str = "-check";
 struct Directory {
     path: PathBuf,
     seal: Seal,
+    /// Which says when a mark has lapsed.
+    clock: Clock,
 }
 
 impl Directory {
     fn prepare(&self) -> Result<(), StoreError> {
         let path = &self.path;
-        if !path.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            attempt("create", path, made)?;
-        }
+        self.create()?;
+        let link = attempt("examine", path, fs::symlink_metadata(path))?;
         let metadata = attempt("examine", path, fs::metadata(path))?;
+        let us = rustix::process::geteuid().as_raw();
         let nested = "name a directory inside it instead, and it is created with mode 0700";
         let (fault, cure) = match () {
-            () if !metadata.is_dir() => ("is not a directory", "remove it, or name another path"),
-            () if metadata.uid() != rustix::process::geteuid().as_raw() => {
-                ("belongs to another user", nested)
+            // Whoever owns a link leads us where they like. systemd's StateDirectory= is one of root's.
+            () if link.is_symlink() && link.uid() != us && link.uid() != 0 => {
+                ("is another user's symbolic link", "name the directory that it leads to")
             }
+            () if !metadata.is_dir() => ("is not a directory", "remove it, or name another path"),
+            () if metadata.uid() != us => ("belongs to another user", nested),
             () if metadata.mode() & 0o022 != 0 => ("may be written by others", nested),
             () => return Ok(()),
         };
         Err(StoreError::Unsafe { path: path.clone(), fault, cure })
+    }
+
+    /// The directory and those above it, as far as they are missing: for us alone, whatever the umask.
+    fn create(&self) -> Result<(), StoreError> {
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let mut missing: Vec<_> = self.path.ancestors().take_while(missing).collect();
+        while let Some(path) = missing.pop() {
+            match DirBuilder::new().mode(0o700).create(path) {
+                // Another process was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => {
+                    let private = |()| fs::set_permissions(path, Permissions::from_mode(0o700));
+                    attempt("create", path, result.and_then(private))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn load(&self, identity: &str) -> Result<Entry, StoreError> {
@@ -292,7 +311,7 @@ impl Directory {
         for suffix in ["json", "previous"] {
             let path = self.path(identity, suffix);
             let Some(content) = self.read(identity, &path)? else { continue };
-            match document::parse(&content) {
+            match document::parse_at(&content, self.clock.now()) {
                 Ok(entry) => {
                     if let Some(torn) = torn {
                         tracing::warn!(identity, ?torn, "damaged; the copy before it is used");
@@ -322,7 +341,9 @@ impl Directory {
         self.put(identity, &content, expected, |path| {
             // Neither a damaged file nor the mark of an end may push the good copy out.
             let there = self.read(identity, path)?;
-            if there.is_some_and(|it| matches!(document::parse(&it), Ok(Entry::Session(_)))) {
+            let now = self.clock.now();
+            if there.is_some_and(|it| matches!(document::parse_at(&it, now), Ok(Entry::Session(_))))
+            {
                 attempt("rename", path, fs::rename(path, self.path(identity, "previous")))?;
             }
             Ok(())
@@ -330,7 +351,7 @@ impl Directory {
     }
 
     fn erase(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
-        let mark = document::write_mark(expected.next());
+        let mark = document::write_mark(expected.next(), self.clock.now());
         // The older copy first: on its own it would be taken for the current one.
         self.put(identity, &mark, expected, |_| remove(&self.path(identity, "previous")))
     }
@@ -460,7 +481,7 @@ impl Directory {
     fn temporary(&self, identity: &str, content: &[u8]) -> Result<PathBuf, StoreError> {
         let path = self.path(identity, "tmp");
         let _ = fs::remove_file(&path);
-        let written = private().create_new(true).open(&path).and_then(|mut file| {
+        let written = private().write(true).create_new(true).open(&path).and_then(|mut file| {
             // The umask can only have taken rights away, the owner's included.
             file.set_permissions(Permissions::from_mode(0o600))?;
             file.write_all(content)?;
@@ -497,13 +518,6 @@ fn install(temporary: &Path, path: &Path, overwrites: bool) -> Result<bool, Stor
     attempt("rename", temporary, fs::rename(temporary, path)).map(|()| true)
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => attempt("remove", path, result),
-    }
-}
-
 /// A ledger that is not whole is taken as empty: it is about the last minute.
 fn read_ledger(path: &Path) -> Result<Ledger, StoreError> {
     let Some(content) = read(path)? else { return Ok(Ledger::default()) };
@@ -518,54 +532,12 @@ fn write_ledger(path: &Path, ledger: &Ledger) -> Result<(), StoreError> {
     let content = serde_json::to_vec(ledger).expect("strings and numbers are JSON");
     let temporary = path.with_extension("ledger-tmp");
     remove(&temporary)?;
-    let written = private().create_new(true).open(&temporary).and_then(|mut file| {
+    let written = private().write(true).create_new(true).open(&temporary).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(&content)?;
         fs::rename(&temporary, path)
     });
     attempt("write", path, written)
-}
-
-/// Opens without following a link, for this user only.
-fn private() -> OpenOptions {
-    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("flags are small");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(no_follow);
-    options
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let file = match private().open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            let (fault, cure) = ("is a symbolic link", "remove it");
-            return Err(StoreError::Unsafe { path: path.to_owned(), fault, cure });
-        }
-        result => attempt("open", path, result)?,
-    };
-    check(path, &file)?;
-    let mut content = Vec::new();
-    attempt("read", path, file.take(MAX_FILE_BYTES).read_to_end(&mut content))?;
-    Ok(Some(content))
-}
-
-/// A file that others could read has leaked; one that they could write, they may have written.
-fn check(path: &Path, file: &File) -> Result<(), StoreError> {
-    let metadata = attempt("examine", path, file.metadata())?;
-    let (fault, cure) = match () {
-        () if !metadata.is_file() => ("is not a regular file", "remove it"),
-        () if metadata.uid() != rustix::process::geteuid().as_raw() => {
-            ("belongs to another user", "give it to the user that runs this program")
-        }
-        () if metadata.mode() & 0o077 != 0 => {
-            ("may be read or written by others", "set its mode to 0600")
-        }
-        () => return Ok(()),
-    };
-    Err(StoreError::Unsafe { path: path.to_owned(), fault, cure })
-}
-
-fn attempt<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
 }
 
 /// The suffix of what is kept of an identity that was added.

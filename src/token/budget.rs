@@ -14,6 +14,9 @@ use crate::clock::Timestamp;
 /// The server's window.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
+/// A clock that goes back by less is being corrected in a time daemon's ordinary work.
+pub(super) const SET_BACK: Duration = Duration::from_secs(1);
+
 /// No penalty lasts longer; one that seems to is seen through a clock that was set back.
 const LONGEST_PENALTY: Duration = Duration::from_secs(3600);
 
@@ -59,6 +62,8 @@ pub struct Budget {
     ended: VecDeque<Timestamp>,
     in_flight: usize,
     silent_until: Option<Timestamp>,
+    /// When the accounts were last looked at.
+    seen: Timestamp,
     queue: BTreeSet<(Class, u64)>,
     tickets: u64,
 }
@@ -71,6 +76,7 @@ impl Budget {
             ended: VecDeque::new(),
             in_flight: 0,
             silent_until: None,
+            seen: Timestamp::from_unix_millis(0),
             queue: BTreeSet::new(),
             tickets: 0,
         }
@@ -168,6 +174,11 @@ impl Budget {
         while self.ended.front().is_some_and(|ended| *ended + WINDOW <= now) {
             self.ended.pop_front();
         }
+        let back = now.until(self.seen);
+        if back >= SET_BACK {
+            self.silent_until = self.silent_until.map(|until| until - back);
+        }
+        self.seen = if back >= SET_BACK { now } else { self.seen.max(now) };
         let ahead = self.silent_until.filter(|until| now < *until);
         self.silent_until = ahead.map(|until| until.min(now + LONGEST_PENALTY));
     }

@@ -13,11 +13,12 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::budget::SET_BACK;
 use super::keeper::Keeper;
 use super::keeper::driver::{Driver, Surroundings};
 use super::lifecycle::keep_alive_due;
 use super::queue::Queue;
-use crate::clock::{Clock, RECHECK, Timestamp};
+use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::settings::{ApplicationSettings, Credential, IdentitySettings};
 use crate::store::{Change, Enrolment, StoreError, TokenStore};
@@ -231,6 +232,7 @@ impl Identities {
             credential,
             hosts: Vec::new(),
             listen: Vec::new(),
+            fallback: None,
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,
@@ -332,7 +334,7 @@ impl Identities {
     async fn watch_clock(&self) {
         let mut before = self.clock.now();
         loop {
-            self.clock.sleep_until(before + RECHECK).await;
+            self.clock.next_look(before).await;
             let now = self.clock.now();
             if let Some(by) = set_back(before, now) {
                 self.iter().for_each(|(_, keeper)| keeper.clock_set_back(by));
@@ -370,5 +372,5 @@ pub enum EnrolError {
 /// By how much the clock went backwards, beyond what a time daemon does in its ordinary work.
 fn set_back(before: Timestamp, now: Timestamp) -> Option<Duration> {
     let by = now.until(before);
-    (by >= Duration::from_secs(1)).then_some(by)
+    (by >= SET_BACK).then_some(by)
 }

@@ -75,9 +75,26 @@ impl Site {
 
     /// Starts the program, and returns when it listens.
     pub(crate) async fn start(&self) -> Process {
+        Process::start(&self.configured()).await
+    }
+
+    /// The same after a shell has done `preparations`, in a mount namespace of its own if `apart`.
+    /// They find the store's directory in `$store`.
+    pub(crate) async fn start_after(&self, preparations: &str, apart: bool) -> Process {
+        let mut command = Command::new(if apart { "unshare" } else { "sh" });
+        if apart {
+            command.args(["-m", "sh"]);
+        }
+        let script = format!("set -e; {preparations}\nexec \"$@\"");
+        command.args(["-c", &script, "sh", PROGRAM]).env("store", self.directory());
+        Process::start_by(command, &self.configured()).await
+    }
+
+    /// The file with the configuration.
+    fn configured(&self) -> PathBuf {
         let config = self.file("proxy.toml");
         std::fs::write(&config, self.config()).unwrap();
-        Process::start(&config).await
+        config
     }
 
     fn config(&self) -> String {
@@ -106,7 +123,11 @@ impl Site {
 impl Process {
     /// Starts the program with a configuration whose log is JSON, and returns when it listens.
     pub(crate) async fn start(config: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringbearer"))
+        Self::start_by(Command::new(PROGRAM), config).await
+    }
+
+    async fn start_by(mut command: Command, config: &Path) -> Self {
+        let mut child = command
             .arg("--config")
             .arg(config)
             .stdin(Stdio::null())
@@ -127,6 +148,12 @@ impl Process {
         let url = line["url"].as_str().unwrap().trim_start_matches("http://");
         process.address = url.parse().unwrap();
         process
+    }
+
+    /// Where this process sees `path`, whatever is mounted there for it alone.
+    pub(crate) fn sight_of(&self, path: &Path) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id());
+        Path::new(&root).join(path.strip_prefix("/").expect("it is absolute"))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -199,6 +226,9 @@ impl Process {
         self.child.wait().unwrap()
     }
 }
+
+/// What Cargo has built.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringbearer");
 
 impl Drop for Process {
     fn drop(&mut self) {

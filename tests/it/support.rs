@@ -226,6 +226,31 @@ impl Environment {
         waiting.await.unwrap().unwrap()
     }
 
+    /// Like [`pass`](Self::pass), where a keeper may have to wait for its turn, which time alone
+    /// brings: it is given a while after each second, not all it wants.
+    pub(crate) async fn pass_in_penalty(&self, time: Duration) {
+        for _ in 0..time.as_secs() {
+            self.clock.advance(Duration::from_secs(1));
+            for _ in 0..500 {
+                settle().await;
+                if !matches!(self.status().state, Standing::Starting | Standing::Renewing) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The answer as soon as there is a token again, which takes no more than `seconds`.
+    pub(crate) async fn get_after(&self, seconds: u64, target: &str) -> reqwest::Response {
+        for _ in 0..seconds {
+            if self.status().usable {
+                return self.get(target).await;
+            }
+            self.pass_in_penalty(Duration::from_secs(1)).await;
+        }
+        panic!("no token came in {seconds} s: {:?}", self.status());
+    }
+
     /// Returns when the identity's status is as wanted.
     pub(crate) async fn until(&self, wanted: impl Fn(&KeeperStatus) -> bool) -> KeeperStatus {
         loop {

@@ -104,6 +104,7 @@ fn settings(base: &str, credentials: Vec<Credential>) -> Vec<Arc<IdentitySetting
             credential,
             hosts: Vec::new(),
             listen: Vec::new(),
+            fallback: None,
             endpoint_id: Some(format!("box-{number}")),
             access_token_ttl: None,
             // The first asks for a session that must be ended, the others for none that lasts.

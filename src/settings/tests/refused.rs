@@ -201,8 +201,16 @@ const APPENDED: &[(&str, &str)] = &[
         "identity \"sales\": application \"crn\" is not configured: the names are crm",
     ),
     (
-        "refresh_token = 'canary'",
-        "identity \"sales\": it has jwt and refresh_token, each of which opens a session: keep one",
+        "client_credentials = true",
+        "identity \"sales\": it has jwt and client_credentials, each of which opens a session: keep one",
+    ),
+    (
+        "refresh_token = 'canary'\nauthorization_code = 'canary'",
+        "identity \"sales\": it has refresh_token and authorization_code, each of which opens a session: keep one",
+    ),
+    (
+        "refresh_token = 'canary'\nusername = 'me'\npassword = 'canary'",
+        "identity \"sales\": it has refresh_token and username with password, each of which opens a session: keep one",
     ),
     (
         "redirect_uri = 'https://app'",

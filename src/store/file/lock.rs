@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use super::{StoreError, attempt, check, private};
+use super::StoreError;
+use super::plain::{attempt, lock_file, private, remove};
 use crate::clock::Stopwatch;
 
 /// Who looks more rarely than this cannot tell whether it was the holder that stood still, or itself.
@@ -51,8 +52,7 @@ struct Sign {
 impl Locks {
     /// The lock, if nobody has it, or if its holder has shown no life for `patience`. Never waits.
     pub(super) fn take(&self, path: &Path, patience: Duration) -> Result<Option<Lock>, StoreError> {
-        let file = attempt("open", path, private().create(true).open(path))?;
-        check(path, &file)?;
+        let file = lock_file(path)?;
         if flock(path, &file)? {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
             let lock = Lock { file, path: path.to_owned() };
@@ -104,8 +104,8 @@ impl Sign {
 /// do so at once, at most the last one has it; the others find theirs replaced before they use it.
 fn replace(path: &Path) -> Result<Option<Lock>, StoreError> {
     let next = beside(path);
-    super::remove(&next)?;
-    let lock = match private().create_new(true).open(&next) {
+    remove(&next)?;
+    let lock = match private().write(true).create_new(true).open(&next) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
         opened => Lock { file: attempt("open", &next, opened)?, path: path.to_owned() },
     };

@@ -16,7 +16,6 @@ use super::{Keeper, View};
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
-use crate::oauth::grant::Grant;
 use crate::settings::Credential;
 use crate::store::{Entry, Lease, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
@@ -66,10 +65,11 @@ impl Driver {
             credential if credential.reopens() => Means::Reopens,
             _ => Means::Once,
         };
-        let pace = Pace::of(&keeper.settings.name);
+        let (fallback, pace) =
+            (keeper.settings.fallback.is_some(), Pace::of(&keeper.settings.name));
         Self {
             provenance: Provenance::of(&keeper.settings),
-            machine: Lifecycle::new(means, pace, around.clock.now()),
+            machine: Lifecycle::new(means, fallback, pace, around.clock.now()),
             keeper,
             around,
             stays,
@@ -120,20 +120,20 @@ impl Driver {
         self.around.clock.now()
     }
 
-    /// Passes on what was reported; true if the store has changed.
-    fn heed_signals(&mut self) -> bool {
+    /// Passes on what was reported.
+    fn heed_signals(&mut self) -> Heard {
         let (signals, refusals) = self.keeper.signals.collect(self.refusals);
         self.refusals = refusals;
-        let (now, mut changed) = (self.now(), false);
+        let (now, mut heard) = (self.now(), Heard::default());
         for signal in signals {
-            if let (Signal::ClockSetBack(by), Some(set)) = (signal, &mut self.set) {
-                set.issued_at = set.issued_at - by;
-                set.expires_at = set.expires_at - by;
+            if let Signal::ClockSetBack(by) = signal {
+                heard.clock_set_back = true;
+                self.set.iter_mut().for_each(|set| set.set_back(by));
             }
             self.machine.note(signal, now);
-            changed |= signal == Signal::Changed;
+            heard.store_changed |= signal == Signal::Changed;
         }
-        changed
+        heard
     }
 
     /// Shows the world what the machine offers, the slot first: who sees the view finds the token.
@@ -241,6 +241,7 @@ impl Driver {
     }
 
     fn keep(&mut self, set: TokenSet) -> Known {
+        let set = set.not_after(self.now());
         let known = Known::of(&set);
         self.floor = self.floor.max(set.generation);
         (self.set, self.unsaved, self.error) = (Some(set), None, None);
@@ -338,14 +339,15 @@ impl Driver {
                     Some(Progress::Again) => break,
                     None => {}
                 }
-                if self.heed_signals()
+                let heard = self.heed_signals();
+                if heard.store_changed
                     && let Some(event) = self.look().await
                 {
                     return Wait::Pointless(event);
                 }
                 self.publish();
                 // A caller who only waits too changes nothing, and must not cost us our place.
-                if self.machine.class(self.now()) != class {
+                if heard.clock_set_back || self.machine.class(self.now()) != class {
                     break;
                 }
             }
@@ -390,17 +392,31 @@ impl Driver {
     }
 
     fn tell_of_renewal(&self, set: &TokenSet, source: Source, begun: Timestamp) {
-        let credential = &self.keeper.settings.credential;
-        let grant = match source {
-            Source::Open => Grant::Open(credential).grant_type(),
-            Source::Refresh | Source::PreviousRefresh => "refresh_token",
+        let settings = &self.keeper.settings;
+        let grant = match (source, &settings.fallback) {
+            (Source::Fallback, Some(fallback)) => fallback.grant_type(),
+            (Source::Open | Source::Fallback, _) => settings.credential.grant_type(),
+            (Source::Refresh | Source::PreviousRefresh, _) => "refresh_token",
         };
+        if source == Source::Fallback && self.set.as_ref().is_none_or(|set| set.refresh.is_some()) {
+            warn!(
+                identity = settings.name,
+                "there is no session to go on with: the second credential has opened a new one"
+            );
+        }
         let now = self.now();
         let expires_in_s = now.until(set.expires_at).as_secs();
         let took_ms = u64::try_from(begun.until(now).as_millis()).unwrap_or(u64::MAX);
         let (identity, generation) = (self.keeper.name(), set.generation.number());
         info!(identity, generation, grant, expires_in_s, took_ms, "renewed");
     }
+}
+
+/// What was among the signals that the driver itself has to act on.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    store_changed: bool,
+    clock_set_back: bool,
 }
 
 /// What came of waiting for a turn.

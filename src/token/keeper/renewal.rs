@@ -5,6 +5,7 @@
 //! old refresh token stays in the store until the new set is there: should the answer or this
 //! process be lost in between, RingCentral answers the old one with the same set again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::driver::Surroundings;
@@ -96,12 +97,16 @@ impl Renewal {
         lease: &Lease,
     ) -> Result<TokenSet, TokenError> {
         let token = self.refresh_token(source);
-        let grant = token.map_or(Grant::Open(&self.settings.credential), Grant::Refresh);
+        let grant = match (source, token, &self.settings.fallback) {
+            (_, Some(token), _) => Grant::Refresh(token),
+            (Source::Fallback, None, Some(fallback)) => Grant::Fallback(fallback),
+            _ => Grant::Open(&self.settings.credential),
+        };
+        let settings = self.as_one_instance();
         held.sending();
         // Whoever stood still for too long may not be the only one any more.
         let around = &self.around;
-        let answer =
-            around.endpoint.request(&self.settings, grant, lease.vigil(), &around.clock).await;
+        let answer = around.endpoint.request(&settings, grant, lease.vigil(), &around.clock).await;
         match &answer {
             Err(TokenError::Unreachable(_) | TokenError::LeaseHeld) => held.not_sent(),
             Err(TokenError::Penalty { retry_after, .. }) => held.silence(*retry_after),
@@ -109,6 +114,7 @@ impl Renewal {
         }
         held.settle().await;
         let mut set = answer?;
+        set.endpoint_id = settings.endpoint_id.clone().or(set.endpoint_id);
         if let Some(token) = token {
             // RFC 6749 §6: without a new refresh token, the old one goes on.
             set.refresh = set.refresh.or_else(|| self.latest.as_ref()?.refresh.clone());
@@ -117,10 +123,24 @@ impl Renewal {
         Ok(set)
     }
 
+    /// The settings with an `endpoint_id`, once there is one: where none is configured, that of the
+    /// first answer. It is kept with the session, so that every process that shares the store is,
+    /// restart after restart, the same instance of the application to RingCentral.
+    fn as_one_instance(&self) -> Cow<'_, IdentitySettings> {
+        let known = self.latest.as_ref().and_then(|set| set.endpoint_id.as_ref());
+        match (&self.settings.endpoint_id, known) {
+            (None, Some(known)) => Cow::Owned(IdentitySettings {
+                endpoint_id: Some(known.clone()),
+                ..(*self.settings).clone()
+            }),
+            _ => Cow::Borrowed(&*self.settings),
+        }
+    }
+
     fn refresh_token(&self, source: Source) -> Option<&RefreshToken> {
         let set = self.latest.as_ref()?;
         match source {
-            Source::Open => None,
+            Source::Open | Source::Fallback => None,
             Source::Refresh => set.refresh.as_ref().map(|refresh| &refresh.token),
             Source::PreviousRefresh => set.previous_refresh.as_ref(),
         }

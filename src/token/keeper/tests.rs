@@ -1,6 +1,8 @@
 use super::*;
 use crate::oauth::endpoint::scripted::{Line, Script, granted, refused};
 
+mod clock;
+mod fallback;
 mod stage;
 
 use stage::{FlakyStore, NOW, Process, jwt, process_of, refreshing, settle, stored};

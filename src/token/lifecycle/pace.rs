@@ -24,7 +24,7 @@ pub(super) const LEASE_POLL: Duration = Duration::from_millis(500);
 
 /// The guide's distance between repetitions after 408, 500 or a timeout, and how many there are.
 const UNANSWERED_STEP: Duration = Duration::from_secs(10);
-const UNANSWERED_STEPS: u32 = 3;
+pub(super) const UNANSWERED_STEPS: u32 = 3;
 
 const SLOWEST: Duration = Duration::from_secs(300);
 const SLOWEST_UNSENT: Duration = Duration::from_secs(30);
@@ -124,6 +124,11 @@ impl Forced {
         let forgiven = self.last.is_none_or(|last| last.until(now) >= FORGIVEN_AFTER);
         self.strikes = if forgiven { 1 } else { self.strikes.saturating_add(1) };
         self.last = Some(now);
+    }
+
+    /// The clock was set back: the cool-down is no longer for that.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        self.last = self.last.map(|last| last - by);
     }
 
     /// When the next one may begin.

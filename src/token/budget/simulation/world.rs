@@ -217,7 +217,7 @@ impl World {
         let active = self.is_active(identity);
         let means = if active { Means::Reopens } else { Means::Once };
         let pace = Pace::of(&format!("identity-{identity}"));
-        let machine = Lifecycle::new(means, pace, self.now);
+        let machine = Lifecycle::new(means, false, pace, self.now);
         let agent = Agent { machine, round: 0, ticket: None, flight: None, waits_since: None };
         self.processes[process].agents.insert(identity, agent);
         if identity < self.plan.wanted && process == identity % self.plan.processes {

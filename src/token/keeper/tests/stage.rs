@@ -170,6 +170,7 @@ pub(super) fn identity(name: &str, credential: Credential) -> Arc<IdentitySettin
         credential,
         hosts: Vec::new(),
         listen: Vec::new(),
+        fallback: None,
         endpoint_id: None,
         access_token_ttl: None,
         refresh_token_ttl: None,
