@@ -98,7 +98,11 @@ impl Cli {
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
                 let mut out = io::stdout().lock();
                 check::run(&settings, &warnings, &mut out).map_err(Failure::Output)?;
-                if online { check::online::run(&settings, &mut out) } else { Ok(()) }
+                match online {
+                    true if settings.identities.is_empty() => Err(SettingsError::NoIdentity.into()),
+                    true => check::online::run(&settings, &mut out),
+                    false => Ok(()),
+                }
             }
             Command::Demo(flags) => demo::run(&flags),
             Command::Sandbox(args) => {

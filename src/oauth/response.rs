@@ -46,11 +46,17 @@ pub struct Answer<'a> {
 /// Reads an answer that arrived at `now`. The set's generation is [`Generation::NONE`]: only the
 /// store's keeper can count.
 pub fn read(answer: &Answer<'_>, now: Timestamp) -> Result<TokenSet, TokenError> {
-    let object = serde_json::from_slice::<Map<String, Value>>(answer.content).ok();
-    match answer.status {
-        StatusCode::OK => token_set(&object.ok_or(malformed("it is not a JSON object"))?, now),
-        status => Err(refusal(status, answer.fields, object.as_ref(), now)),
+    if answer.status != StatusCode::OK {
+        return Err(refused(answer, now));
     }
+    let object = serde_json::from_slice::<Map<String, Value>>(answer.content).ok();
+    token_set(&object.ok_or(malformed("it is not a JSON object"))?, now)
+}
+
+/// What an answer with another status than 200 means.
+pub fn refused(answer: &Answer<'_>, now: Timestamp) -> TokenError {
+    let object = serde_json::from_slice::<Map<String, Value>>(answer.content).ok();
+    refusal(answer.status, answer.fields, object.as_ref(), now)
 }
 
 fn token_set(object: &Map<String, Value>, now: Timestamp) -> Result<TokenSet, TokenError> {
@@ -97,7 +103,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// A number of seconds, which some servers send as a string.
-fn seconds(value: &Value) -> Option<Duration> {
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
     let secs = match value {
         Value::String(text) => text.parse().ok(),
         value => value.as_u64(),
@@ -123,6 +129,8 @@ fn refusal(
         (408 | 500, _) => TokenError::ServerFault { status },
         (401, _) => TokenError::ClientRefused { code },
         (400, Some(object)) => match object.get("error").and_then(Value::as_str) {
+            Some("authorization_pending") => TokenError::Pending { slow_down: false },
+            Some("slow_down") => TokenError::Pending { slow_down: true },
             Some("invalid_client") => TokenError::ClientRefused { code },
             Some("unauthorized_client" | "unsupported_grant_type") => {
                 TokenError::GrantNotAllowed { code }

@@ -13,7 +13,7 @@ use super::{
     origin,
 };
 use crate::config::{ApplicationConfig, IdentityConfig};
-use crate::secret::Sources;
+use crate::secret::{Secret, Sources};
 
 /// What the URLs of an application have to agree with.
 pub(super) struct Endpoints<'a> {
@@ -41,13 +41,13 @@ pub(super) fn applications(
     Ok(applications)
 }
 
-/// Every `[identity.NAME]`, at least one, by name.
+/// Every `[identity.NAME]`, by name; without one there has to be an application to log in with.
 pub(super) fn identities(
     written: BTreeMap<String, IdentityConfig>,
     applications: &Applications,
     sources: &mut Sources<'_>,
 ) -> Result<Vec<Arc<IdentitySettings>>, SettingsError> {
-    if written.is_empty() {
+    if written.is_empty() && applications.is_empty() {
         return Err(SettingsError::NoIdentity);
     }
     let mut identities = Vec::new();
@@ -87,8 +87,25 @@ fn application(
         client_secret: sources.read_given("client_secret", config.client_secret.as_ref())?,
         token_url: url("token_url", config.token_url, "/restapi/oauth/token")?,
         revoke_url: url("revoke_url", config.revoke_url, "/restapi/oauth/revoke")?,
+        authorize_url: url("authorize_url", config.authorize_url, "/restapi/oauth/authorize")?,
+        device_authorization_url: url(
+            "device_authorization_url",
+            config.device_authorization_url,
+            "/restapi/oauth/device_authorization",
+        )?,
+        redirect_uri: redirect_uri(config.redirect_uri)?,
         token_requests_per_minute: per_minute,
     })
+}
+
+/// Where a login sends the browser. It is kept as it was written: RingCentral compares it letter by
+/// letter with what is registered.
+fn redirect_uri(written: Option<String>) -> Result<String, SettingsError> {
+    let text = written.unwrap_or_else(|| REDIRECT_URI.to_owned());
+    if origin::is_redirect(&text) {
+        return Ok(text);
+    }
+    Err(SettingsError::Url { key: "redirect_uri", problem: UrlProblem::Redirect })
 }
 
 impl Endpoints<'_> {
@@ -138,7 +155,7 @@ fn identity(
         ttl("access_token_ttl", config.access_token_ttl, MIN_ACCESS_TTL, MAX_ACCESS_TTL)?;
     let refresh_token_ttl =
         ttl("refresh_token_ttl", config.refresh_token_ttl, Duration::ZERO, MAX_REFRESH_TTL)?;
-    if matches!(credential, Credential::RefreshToken(_))
+    if matches!(credential, Credential::RefreshToken(_) | Credential::Login)
         && refresh_token_ttl == Some(Duration::ZERO)
     {
         return Err(SettingsError::NoRefreshToRenewWith);
@@ -190,6 +207,8 @@ fn credential(
         })
     } else if config.client_credentials == Some(true) {
         client_credentials(application)
+    } else if config.login == Some(true) {
+        Ok(Credential::Login)
     } else {
         let password = sources.read_given("password", config.password.as_ref())?;
         Ok(Credential::Password {
@@ -216,6 +235,7 @@ fn refuse_all_but_one(config: &IdentityConfig) -> Result<(), SettingsError> {
         ("authorization_code", config.authorization_code.is_some()),
         ("username with password", config.username.is_some() || config.password.is_some()),
         ("client_credentials", config.client_credentials == Some(true)),
+        ("login", config.login == Some(true)),
     ]
     .into_iter()
     .filter_map(|(credential, is_given)| is_given.then_some(credential))
@@ -298,6 +318,23 @@ fn check_name(name: &str) -> Result<(), SettingsError> {
 }
 
 impl IdentitySettings {
+    /// Of an identity that was added while the proxy ran, by a JWT or by a login.
+    pub fn enrolled(
+        name: &str,
+        application: Arc<ApplicationSettings>,
+        jwt: Option<Secret>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            application,
+            credential: jwt.map_or(Credential::Login, Credential::Jwt),
+            endpoint_id: None,
+            access_token_ttl: None,
+            refresh_token_ttl: None,
+            scope: None,
+        }
+    }
+
     /// Whether an identity may be called so.
     pub fn is_name(name: &str) -> bool {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -305,6 +342,9 @@ impl IdentitySettings {
         fits && name.chars().all(is_plain)
     }
 }
+
+/// On this machine; nobody else may listen on loopback for a code (RFC 8252 §7.3).
+const REDIRECT_URI: &str = "http://127.0.0.1:8765/callback";
 
 const CODE_NEEDS_IT: &str = "authorization_code was issued to one";
 

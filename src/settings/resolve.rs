@@ -39,15 +39,20 @@ pub(super) fn settings(
         Endpoints { upstream: &upstream.origin, allow_plain_http, refuse_own: &refuse_own };
     let applications = applications(config.application, &endpoints, &mut sources, &mut warnings)?;
     let identities = identities(config.identity, &applications, &mut sources)?;
-    let unused = applications.values().filter(|application| {
-        !identities.iter().any(|identity| identity.application.name == application.name)
-    });
-    warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    if identities.is_empty() {
+        warnings.push(Warning::NoIdentity);
+    } else {
+        let unused = applications.values().filter(|application| {
+            !identities.iter().any(|identity| identity.application.name == application.name)
+        });
+        warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    }
     let store = store(config.store, &mut sources, environment, directory)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
-    Ok((Settings { proxy, upstream, identities, store, log }, warnings))
+    let applications = applications.into_values().collect();
+    Ok((Settings { proxy, upstream, applications, identities, store, log }, warnings))
 }
 
 fn proxy(
