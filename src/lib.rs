@@ -29,7 +29,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `login`, `logout`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
@@ -45,6 +45,7 @@
 //! | [`token::identities`] | from a name to its keeper |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
+//! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
@@ -58,11 +59,12 @@
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → server → proxy → {token, upstream}`, and
-//! `token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
+//! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod login;
 pub mod oauth;
 pub mod proxy;
 pub mod sandbox;

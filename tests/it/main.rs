@@ -1,5 +1,6 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod chromium;
 mod clients;
 mod commands;
 mod connections;
@@ -11,12 +12,15 @@ mod herd;
 mod http2;
 mod identities;
 mod lifecycle_errors;
+mod login;
+mod login_site;
 mod main_path;
 mod process;
 mod program;
 mod readme;
 mod redis;
 mod redis_server;
+mod registrar;
 mod renewal;
 mod replay;
 mod replicas;
