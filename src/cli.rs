@@ -11,10 +11,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::login::LoginError;
+use crate::login::transfer::TransferError;
 use crate::sandbox::SandboxError;
 use crate::secret::{Environment, Secret, SecretSource, Sources};
 use crate::service::StartError;
 use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::store::archive::ArchiveError;
+use crate::store::seal::SealError;
 use crate::telemetry;
 
 mod check;
@@ -23,6 +26,7 @@ mod login;
 mod logout;
 mod sandbox;
 mod serve;
+mod transfer;
 
 /// What was written on the command line.
 #[derive(Debug, Parser)]
@@ -45,6 +49,14 @@ enum Command {
     Login(login::LoginFlags),
     /// End the session of an identity, for all proxies with this store and at RingCentral
     Logout(logout::LogoutFlags),
+    /// Write sessions into a sealed archive, to go on with them in another store
+    ///
+    /// A session can live in one place only; see --move.
+    Export(transfer::ExportFlags),
+    /// Take sessions out of a sealed archive into the store
+    ///
+    /// A session can live in one place only: do not import what is still in use where it comes from.
+    Import(transfer::ImportFlags),
     /// Show the proxy at work, with a stand-in for RingCentral: no account, no network
     Demo(demo::DemoFlags),
     /// Say what the configuration means, and with --online whether RingCentral agrees
@@ -136,6 +148,8 @@ impl Cli {
             }
             Command::Login(flags) => login::run(&flags, environment),
             Command::Logout(flags) => logout::run(&flags, environment),
+            Command::Export(flags) => transfer::export(flags, environment),
+            Command::Import(flags) => transfer::import(&flags, environment),
             Command::Demo(flags) => demo::run(&flags),
             Command::Sandbox(args) => {
                 let until_asked = async { drop(serve::asked_to_end().await) };
@@ -194,6 +208,39 @@ pub enum Failure {
         /// The name that was given.
         identity: String,
     },
+    /// The store is empty.
+    #[error("the store has neither a session nor an added identity: there is nothing to export")]
+    NothingToExport,
+    /// Something could not be collected.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// What was to be imported is no archive, or another key's.
+    #[error(transparent)]
+    Archived(#[from] ArchiveError),
+    /// The archive cannot be written.
+    #[error("the archive {path:?} cannot be written")]
+    Archive {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--key-file` holds something else.
+    #[error("--key-file {path:?} holds no key")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What a key is.
+        source: SealError,
+    },
+    /// Some of the archive was left out, and it was said why.
+    #[error("{refused} of {of} identities are not imported")]
+    NotImported {
+        /// How many were left out.
+        refused: usize,
+        /// How many the archive has.
+        of: usize,
+    },
     /// The system gives no event queue.
     #[error("the runtime cannot be started")]
     Runtime(#[source] io::Error),
@@ -208,7 +255,7 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) => REFUSED,
+            Self::Settings(_) | Self::Key { .. } => REFUSED,
             _ => FAILED,
         }
     }
@@ -280,6 +327,8 @@ Examples:
   ringbearer login sales --config proxy.toml        log a person in, in the browser
   ringbearer login sales --paste                    … without a browser on this machine
   ringbearer logout sales                           end that session
+  ringbearer export sales --move --key-file key --output sales.archive
+                                                    take it to another machine; there: import
   curl http://127.0.0.1:8080/restapi/v1.0/account/~ try it
 
 Exit codes:

@@ -6,7 +6,7 @@
 //!
 //! [`subject`] says whose login it is; `authorization` and `device` in [`crate::oauth`] know the
 //! protocols; [`callback`] listens for the browser, [`browser`] opens it, [`registrar`] obtains, keeps
-//! and ends sessions.
+//! and ends sessions, [`transfer`] carries them to another store and back.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ pub mod callback;
 mod device;
 pub mod registrar;
 pub mod subject;
+pub mod transfer;
 
 /// How long a login waits for the person.
 pub const PATIENCE: Duration = Duration::from_secs(300);

@@ -21,6 +21,7 @@ use crate::settings::{Credential, IdentitySettings};
 use crate::token::ledger::Ledger;
 use crate::token::{Generation, TokenSet};
 
+pub mod archive;
 mod document;
 pub mod file;
 pub mod memory;

@@ -33,5 +33,6 @@ mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tokens;
+mod transfer;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;
