@@ -101,6 +101,9 @@ pub(crate) struct ApplicationConfig {
     pub(crate) client_secret: Option<SecretSource>,
     pub(crate) token_url: Option<String>,
     pub(crate) revoke_url: Option<String>,
+    pub(crate) authorize_url: Option<String>,
+    pub(crate) device_authorization_url: Option<String>,
+    pub(crate) redirect_uri: Option<String>,
     #[serde(deserialize_with = "count")]
     pub(crate) token_requests_per_minute: Option<NonZeroU32>,
 }
@@ -123,6 +126,7 @@ pub(crate) struct IdentityConfig {
     pub(crate) extension: Option<String>,
     pub(crate) password: Option<SecretSource>,
     pub(crate) client_credentials: Option<bool>,
+    pub(crate) login: Option<bool>,
     pub(crate) endpoint_id: Option<String>,
     pub(crate) scope: Option<String>,
     #[serde(deserialize_with = "duration")]

@@ -32,7 +32,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `login`, `logout`, `export`, `import`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
@@ -47,9 +47,12 @@
 //! | [`token::slot`] | how a token reaches worker threads without a lock |
 //! | [`token::identities`] | from a name to its keeper |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
+//! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
+//! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
+//! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
@@ -65,11 +68,12 @@
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → server → proxy → {token, upstream}`, and
-//! `token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
+//! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod login;
 pub mod oauth;
 pub mod proxy;
 pub mod sandbox;

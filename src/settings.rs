@@ -37,7 +37,10 @@ pub struct Settings {
     pub proxy: ProxySettings,
     /// The side that RingCentral is on.
     pub upstream: UpstreamSettings,
-    /// Whose tokens there are. Never empty; the names are unique.
+    /// The apps that sessions are opened with, used or not.
+    pub applications: Vec<Arc<ApplicationSettings>>,
+    /// Whose tokens there are; the names are unique. Empty only where there is an application, whose
+    /// identities are added by a login.
     pub identities: Vec<Arc<IdentitySettings>>,
     /// Who may call. Empty where whoever reaches a listener may.
     pub clients: Vec<ClientSettings>,
@@ -130,6 +133,12 @@ pub struct ApplicationSettings {
     pub token_url: Uri,
     /// The revocation endpoint.
     pub revoke_url: Uri,
+    /// The authorization endpoint, where a person logs in.
+    pub authorize_url: Uri,
+    /// The device authorization endpoint (RFC 8628).
+    pub device_authorization_url: Uri,
+    /// Where a login sends the browser, exactly as it is registered for the app.
+    pub redirect_uri: String,
     /// Token requests allowed in any 60 s, over all identities.
     pub token_requests_per_minute: NonZeroU32,
 }

@@ -23,6 +23,7 @@ use crate::settings::{Credential, IdentitySettings};
 use crate::token::ledger::Ledger;
 use crate::token::{Generation, TokenSet};
 
+pub mod archive;
 mod document;
 pub mod file;
 pub mod memory;
@@ -398,6 +399,9 @@ mod tests {
                 client_secret: None,
                 token_url: "https://host/token".parse().unwrap(),
                 revoke_url: "https://host/revoke".parse().unwrap(),
+                authorize_url: "https://host/authorize".parse().unwrap(),
+                device_authorization_url: "https://host/device_authorization".parse().unwrap(),
+                redirect_uri: "http://127.0.0.1:8765/callback".into(),
                 token_requests_per_minute: 5.try_into().unwrap(),
             }),
             credential,

@@ -26,12 +26,8 @@ pub(super) fn run(
 fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> io::Result<()> {
     proxy(&settings.proxy, out)?;
     upstream(&settings.upstream, out)?;
-    let mut shown: Vec<&str> = Vec::new();
-    for identity in &settings.identities {
-        if !shown.contains(&identity.application.name.as_str()) {
-            application(&identity.application, out)?;
-            shown.push(&identity.application.name);
-        }
+    for used in &settings.applications {
+        application(used, out)?;
     }
     for identity in &settings.identities {
         writeln!(out, "identity     {}", described(identity))?;

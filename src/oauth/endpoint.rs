@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::TokenError;
-use super::grant::{Grant, form, revocation};
+use super::device::{self, DeviceCodes};
+use super::grant::{Grant, device_authorization, form, revocation};
 use super::response::{Answer, MAX_ANSWER_BYTES, read};
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -79,6 +80,21 @@ impl TokenEndpoint {
             status if status.is_success() => Ok(()),
             status => Err(TokenError::Unexpected { status, code: "revocation".into() }),
         }
+    }
+
+    /// Begins a login on a device (RFC 8628 §3.1).
+    pub async fn authorize_device(
+        &self,
+        identity: &IdentitySettings,
+        clock: &Clock,
+    ) -> Result<DeviceCodes, TokenError> {
+        let application = &identity.application;
+        let sent_at = clock.now();
+        let form = device_authorization(identity);
+        let url = &application.device_authorization_url;
+        let (status, fields, content) = self.post(url, application, form, None).await?;
+        let at = if status == StatusCode::OK { sent_at } else { clock.now() };
+        device::read(&Answer { status, fields: &fields, content: &content }, at)
     }
 
     async fn post(

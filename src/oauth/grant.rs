@@ -18,6 +18,8 @@ pub enum Grant<'a> {
     Fallback(&'a Credential),
     /// A refresh token: carries a session on (RFC 6749 §6).
     Refresh(&'a RefreshToken),
+    /// A device code: opens a session as soon as somebody has agreed (RFC 8628 §3.4).
+    Device(&'a Secret),
 }
 
 impl Grant<'_> {
@@ -25,6 +27,7 @@ impl Grant<'_> {
     pub fn grant_type(&self) -> &'static str {
         match self {
             Self::Open(credential) | Self::Fallback(credential) => credential.grant_type(),
+            Self::Device(_) => "urn:ietf:params:oauth:grant-type:device_code",
             Self::Refresh(_) => "refresh_token",
         }
     }
@@ -44,10 +47,23 @@ pub fn form(grant: Grant<'_>, identity: &IdentitySettings) -> Secret {
         Grant::Refresh(token) => {
             form.append_pair("refresh_token", token.expose());
         }
+        Grant::Device(code) => {
+            form.append_pair("device_code", code.expose());
+        }
     }
     append_wishes(&mut form, grant, identity);
     if identity.application.client_secret.is_none() {
         form.append_pair("client_id", &identity.application.client_id);
+    }
+    Secret::new(form.finish())
+}
+
+/// The encoded form that begins a login on a device (RFC 8628 §3.1).
+pub fn device_authorization(identity: &IdentitySettings) -> Secret {
+    let mut form = Serializer::new(String::new());
+    form.append_pair("client_id", &identity.application.client_id);
+    if let Some(scope) = &identity.scope {
+        form.append_pair("scope", scope);
     }
     Secret::new(form.finish())
 }
@@ -150,6 +166,9 @@ mod tests {
                 client_secret: client_secret.map(Secret::new),
                 token_url: "https://host/token".parse().unwrap(),
                 revoke_url: "https://host/revoke".parse().unwrap(),
+                authorize_url: "https://host/authorize".parse().unwrap(),
+                device_authorization_url: "https://host/device_authorization".parse().unwrap(),
+                redirect_uri: "http://127.0.0.1:8765/callback".into(),
                 token_requests_per_minute: 5.try_into().unwrap(),
             }),
             credential,

@@ -48,17 +48,20 @@ pub struct Answer<'a> {
 /// Reads an answer that arrived at `now`. The set's generation is [`Generation::NONE`]: only the
 /// store's keeper can count.
 pub fn read(answer: &Answer<'_>, now: Timestamp) -> Result<TokenSet, TokenError> {
-    let object = serde_json::from_slice::<Members>(answer.content).ok();
-    match (answer.status, object) {
-        (StatusCode::OK, None) => Err(malformed("it is not a JSON object")),
-        (StatusCode::OK, Some(Members { repeated: true, .. })) => {
-            Err(malformed("it names a member twice"))
-        }
-        (StatusCode::OK, Some(Members { map, .. })) => token_set(&map, now),
-        (status, object) => {
-            Err(refusal(status, answer.fields, object.as_ref().map(|it| &it.map), now))
-        }
+    if answer.status != StatusCode::OK {
+        return Err(refused(answer, now));
     }
+    match serde_json::from_slice::<Members>(answer.content) {
+        Err(_) => Err(malformed("it is not a JSON object")),
+        Ok(Members { repeated: true, .. }) => Err(malformed("it names a member twice")),
+        Ok(Members { map, .. }) => token_set(&map, now),
+    }
+}
+
+/// What an answer with another status than 200 means.
+pub fn refused(answer: &Answer<'_>, now: Timestamp) -> TokenError {
+    let object = serde_json::from_slice::<Members>(answer.content).ok();
+    refusal(answer.status, answer.fields, object.as_ref().map(|it| &it.map), now)
 }
 
 /// A JSON object, and whether a name in it occurs twice: which one counts, everybody sees
@@ -136,7 +139,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// A number of seconds, which some servers send as a string.
-fn seconds(value: &Value) -> Option<Duration> {
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
     let secs = match value {
         Value::String(text) => text.parse().ok(),
         value => value.as_u64(),
@@ -162,6 +165,8 @@ fn refusal(
         (408 | 500, _) => TokenError::ServerFault { status },
         (401, _) => TokenError::ClientRefused { code },
         (400, Some(object)) => match object.get("error").and_then(Value::as_str) {
+            Some("authorization_pending") => TokenError::Pending { slow_down: false },
+            Some("slow_down") => TokenError::Pending { slow_down: true },
             Some("invalid_client") => TokenError::ClientRefused { code },
             Some("unauthorized_client" | "unsupported_grant_type") => {
                 TokenError::GrantNotAllowed { code }

@@ -39,8 +39,11 @@ pub enum ProxyError {
     /// Whether there is an identity of that name cannot be found out.
     #[error("the store cannot say whether there is an identity \"{0}\": see the log")]
     IdentityNotRead(String),
-    /// Several identities, and the client named none.
-    #[error("several identities are configured: name one in the field X-Ringbearer-Identity")]
+    /// Several identities or none at all, and the client named none.
+    #[error(
+        "there is not exactly one identity: name one in the field X-Ringbearer-Identity, or add the \
+         first with `ringbearer login NAME`"
+    )]
     NoIdentity,
     /// There is no usable token.
     #[error("identity \"{identity}\" has no usable access token: {}", chain(&*.why.reason))]

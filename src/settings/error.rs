@@ -71,7 +71,8 @@ pub enum SettingsError {
     SameClientId { other: String },
 
     #[error(
-        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt"
+        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt, or \
+         [application.NAME] and run `ringbearer login NAME`"
     )]
     NoIdentity,
     #[error(
@@ -84,7 +85,7 @@ pub enum SettingsError {
     UnknownApplication { name: String, known: Vec<String> },
     #[error(
         "nothing opens its session: give it jwt, refresh_token, authorization_code, username with \
-         password, or client_credentials = true"
+         password, client_credentials = true, or login = true"
     )]
     NoCredential,
     #[error("it has {}, each of which opens a session: keep one", given.join(" and "))]
@@ -186,6 +187,11 @@ pub enum UrlProblem {
     #[error("has a query or fragment: leave it out")]
     Query,
     #[error(
+        "is no address that a login may send the browser to: write https://…, or http:// on this \
+         machine such as http://127.0.0.1:8765/callback, without a fragment"
+    )]
+    Redirect,
+    #[error(
         "is plain http to another machine, which shows tokens to the network: use https, or set \
          upstream.allow_plain_http = true"
     )]
@@ -214,6 +220,10 @@ pub enum Warning {
         "client {client:?} may call as {identity:?}, which is not configured: it may be added later, or its name is misspelt"
     )]
     StrangeIdentity { client: String, identity: String },
+    #[error(
+        "no identity is configured: requests are refused until `ringbearer login NAME` has added one"
+    )]
+    NoIdentity,
     #[error("no identity uses application {name:?}")]
     UnusedApplication { name: String },
 }

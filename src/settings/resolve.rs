@@ -51,15 +51,20 @@ pub(super) fn settings(
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
-    let unused = applications.values().filter(|application| {
-        !identities.iter().any(|identity| identity.application.name == application.name)
-    });
-    warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    if identities.is_empty() {
+        warnings.push(Warning::NoIdentity);
+    } else {
+        let unused = applications.values().filter(|application| {
+            !identities.iter().any(|identity| identity.application.name == application.name)
+        });
+        warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    }
     let store = store(config.store, &identities, &mut sources, environment, directory)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
-    Ok((Settings { proxy, upstream, identities, clients, store, log }, warnings))
+    let applications = applications.into_values().collect();
+    Ok((Settings { proxy, upstream, applications, identities, clients, store, log }, warnings))
 }
 
 fn proxy(

@@ -391,6 +391,10 @@ impl View {
             Standing::CoolingDown(until) => (until, TokenError::CoolingDown),
             Standing::Resting => (self.cool_until, TokenError::CoolingDown),
             Standing::NeedsLogin(Lost::LoggedOut) => (now + RETRY_WHEN_LOST, TokenError::LoggedOut),
+            // What opens sessions itself was tried, and refused; a login there never was.
+            Standing::NeedsLogin(Lost::NothingLeft) if self.latest.is_none() => {
+                (now + RETRY_WHEN_LOST, TokenError::NotLoggedIn)
+            }
             Standing::NeedsLogin(_) => (now + RETRY_WHEN_LOST, TokenError::NothingLeft),
         };
         let cooling = matches!(self.standing, Standing::CoolingDown(_) | Standing::Resting);

@@ -1,5 +1,6 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod chromium;
 mod clients;
 mod commands;
 mod connections;
@@ -19,6 +20,8 @@ mod http2;
 mod identities;
 mod lifecycle_errors;
 mod links;
+mod login;
+mod login_site;
 mod main_path;
 mod malformed;
 mod outages;
@@ -32,6 +35,7 @@ mod redis_failover;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod redis_server;
 mod redis_tls;
+mod registrar;
 mod relay;
 mod renewal;
 mod replay;
@@ -49,5 +53,6 @@ mod streaming;
 mod support;
 mod token_errors;
 mod tokens;
+mod transfer;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;

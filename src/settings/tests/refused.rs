@@ -170,7 +170,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[application.crm.extra]",
-        "configuration: line 7: unknown key `application.crm.extra`: the keys here are client_id, client_secret, token_url, revoke_url, token_requests_per_minute",
+        "configuration: line 7: unknown key `application.crm.extra`: the keys here are client_id, client_secret, token_url, revoke_url, authorize_url, device_authorization_url, redirect_uri, token_requests_per_minute",
     ),
     (
         "[application.bot]\nclient_id = 'the-id'",
@@ -195,6 +195,22 @@ const APPENDED: &[(&str, &str)] = &[
     (
         "[application.'a/b']\nclient_id = 'b'",
         "application \"a/b\": this cannot be a name: use up to 64 letters, digits, - and _, a letter or digit first",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\nredirect_uri = 'http://10.0.0.1/callback'",
+        "application \"bot\": redirect_uri is no address that a login may send the browser to: write https://…, or http:// on this machine such as http://127.0.0.1:8765/callback, without a fragment",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\nredirect_uri = 'http://127.0.0.1:8765/callback#top'",
+        "application \"bot\": redirect_uri is no address that a login may send the browser to: write https://…, or http:// on this machine such as http://127.0.0.1:8765/callback, without a fragment",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\nauthorize_url = 'http://10.0.0.1/authorize'",
+        "application \"bot\": authorize_url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
+    ),
+    (
+        "login = true",
+        "identity \"sales\": it has jwt and login, each of which opens a session: keep one",
     ),
     (
         "application = 'crn'",
@@ -231,7 +247,7 @@ const APPENDED: &[(&str, &str)] = &[
     ("endpoint_id = ''", "identity \"sales\": endpoint_id is empty: give it a value or remove it"),
     (
         "[identity.bot]",
-        "identity \"bot\": nothing opens its session: give it jwt, refresh_token, authorization_code, username with password, or client_credentials = true",
+        "identity \"bot\": nothing opens its session: give it jwt, refresh_token, authorization_code, username with password, client_credentials = true, or login = true",
     ),
     (
         "[store]\nredis = 'http://canary-host'",
@@ -300,6 +316,14 @@ const CREDENTIALS: &[(&str, &str)] = &[
         "identity \"sales\": refresh_token_ttl = \"0s\" asks for no further refresh token, but it has nothing else to renew with: remove it",
     ),
     (
+        "login = true\nrefresh_token_ttl = '0s'",
+        "identity \"sales\": refresh_token_ttl = \"0s\" asks for no further refresh token, but it has nothing else to renew with: remove it",
+    ),
+    (
+        "login = true\nredirect_uri = 'http://127.0.0.1:1/'",
+        "identity \"sales\": redirect_uri is of use only with authorization_code: add authorization_code or remove redirect_uri",
+    ),
+    (
         "refresh_token = 'canary'\n[identity.twin]\nrefresh_token = 'canary'",
         "identity \"twin\": it has the same refresh_token as identity \"sales\", and that is good only once: one of them must go",
     ),
@@ -333,7 +357,8 @@ fn a_bad_configuration_is_refused_with_the_cure_and_without_its_secrets() {
 fn a_configuration_without_identity_or_application_says_what_to_add() {
     assert_eq!(
         refusal(""),
-        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt"
+        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt, or \
+         [application.NAME] and run `ringbearer login NAME`"
     );
     assert_eq!(
         refusal("[identity.sales]\njwt = 'x'"),
@@ -353,8 +378,8 @@ fn an_incomplete_environment_lists_what_is_missing() {
         "no configuration: RC_APP_CLIENT_ID, RC_APP_CLIENT_SECRET are not set; set them, or name a file with --config; `ringbearer demo` needs neither"
     );
     assert_eq!(
-        refusal(&["RINGCENTRAL_CLIENT_ID", "RC_APP_CLIENT_SECRET"]),
-        "no configuration: RC_USER_JWT is not set; set it, or name a file with --config; `ringbearer demo` needs neither"
+        refusal(&["RINGCENTRAL_CLIENT_ID", "RC_USER_JWT"]),
+        "no configuration: RC_APP_CLIENT_SECRET is not set; set it, or name a file with --config; `ringbearer demo` needs neither"
     );
     assert_eq!(
         refusal(&["RC_APP_CLIENT_ID", "RC_APP_CLIENT_SECRET", "RC_USER_JWT"]),

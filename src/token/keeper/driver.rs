@@ -445,6 +445,8 @@ fn failure(error: &TokenError) -> Failure {
         | TokenError::CoolingDown
         | TokenError::NothingLeft
         | TokenError::LoggedOut
+        | TokenError::NotLoggedIn
+        | TokenError::Pending { .. }
         | TokenError::Starting => Failure::Unexpected,
     }
 }
