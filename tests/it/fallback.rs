@@ -28,14 +28,9 @@ fn granted(environment: &Environment, grant: &str) -> u64 {
 /// Uses the token, then lets time pass until it has been renewed.
 async fn renew(environment: &Environment) {
     assert_eq!(environment.get(ECHO).await.status(), 200);
-    let before = environment.status();
-    let ends = before.expires_at.expect("it has a token");
-    let life = environment.clock.now().until(ends);
-    environment.clock.advance(life * 74 / 100);
-    while environment.status().generation == before.generation {
-        environment.clock.advance(Duration::from_secs(5));
-        environment.rest().await;
-    }
+    let before = environment.status().generation;
+    environment.go_to_renewal();
+    environment.pass_until(60, |status| status.generation != before).await;
 }
 
 fn stored(environment: &Environment) -> serde_json::Value {

@@ -1,10 +1,9 @@
 //! Answers of the token endpoint that are no token set although they look like success: each leaves
 //! the old one in use, and the next good answer heals.
 
-use std::time::Duration;
-
 use ringbearer::telemetry::chain;
 use ringbearer::token::Generation;
+use ringbearer::token::keeper::KeeperStatus;
 use ringbearer::token::lifecycle::Standing;
 
 use crate::detour::Detour;
@@ -55,12 +54,8 @@ async fn suffer(environment: &Environment, detour: &Detour, case: &Case, generat
     let name = &case.name;
     let met = detour.met().len();
     detour.answer_next(case.bytes.clone());
-    let ends = environment.status().expires_at.expect("it has a token");
-    environment.clock.advance(environment.clock.now().until(ends - Duration::from_secs(900)));
-    while detour.met().len() == met {
-        environment.clock.advance(Duration::from_secs(5));
-        environment.rest().await;
-    }
+    environment.go_to_renewal();
+    environment.pass_until(60, |_| detour.met().len() > met).await;
     let status = environment.until(|status| status.last_error.is_some()).await;
     assert!(status.usable, "{name}: the old token is given up");
     assert_eq!(status.generation.map(Generation::number), Some(generation), "{name}");
@@ -72,9 +67,9 @@ async fn suffer(environment: &Environment, detour: &Detour, case: &Case, generat
 }
 
 async fn heal(environment: &Environment, case: &Case, generation: u64) {
-    environment.pass(Duration::from_secs(14)).await;
+    let next = |status: &KeeperStatus| status.generation == Some(Generation::new(generation));
+    environment.pass_until(60, next).await;
     let status = environment.status();
-    assert_eq!(status.generation.map(Generation::number), Some(generation), "{}", case.name);
     assert!(status.last_error.is_none() && status.state == Standing::Resting, "{}", case.name);
     assert_eq!(environment.get(ECHO).await.status(), 200, "{}", case.name);
 }

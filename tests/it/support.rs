@@ -226,6 +226,27 @@ impl Environment {
         waiting.await.unwrap().unwrap()
     }
 
+    /// Moves the clock to where 85 % of the token's life are over: by now a renewal is due.
+    pub(crate) fn go_to_renewal(&self) {
+        let ends = self.status().expires_at.expect("it has a token");
+        let left = self.clock.now().until(ends);
+        self.clock.advance(left * 85 / 100);
+    }
+
+    /// Lets time pass until it is so, within `seconds`; a busy machine may need more of them.
+    pub(crate) async fn pass_until(&self, seconds: u64, wanted: impl Fn(&KeeperStatus) -> bool) {
+        for _ in 0..seconds {
+            for _ in 0..100 {
+                if wanted(&self.status()) {
+                    return;
+                }
+                settle().await;
+            }
+            self.clock.advance(Duration::from_secs(1));
+        }
+        panic!("not within {seconds} s: {:?}", self.status());
+    }
+
     /// Like [`pass`](Self::pass), where a keeper may have to wait for its turn, which time alone
     /// brings: it is given a while after each second, not all it wants.
     pub(crate) async fn pass_in_penalty(&self, time: Duration) {
