@@ -9,11 +9,15 @@ use std::time::Duration;
 use crate::clock::Stopwatch;
 
 /// A lease lapses so long after its last extension.
-pub(super) const LEASE: Duration = Duration::from_secs(15);
+///
+/// Whoever is killed while it renews leaves its lease in Redis for so long, and whoever is stopped
+/// in either store. A shorter one lapses under a holder that is only slow, which costs a second
+/// token request.
+pub(super) const LEASE: Duration = Duration::from_secs(6);
 /// How often it is extended.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(4);
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(1500);
 /// So long before it lapses, its holder does not rely on it any more.
-const MARGIN: Duration = Duration::from_secs(3);
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// When a lease was last extended.
 #[derive(Debug)]
