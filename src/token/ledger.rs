@@ -74,6 +74,10 @@ impl Ledger {
         now: Timestamp,
     ) -> Leave {
         self.forget(now);
+        // The answer to the same question was lost.
+        if self.entries.iter().any(|entry| entry.by == request && !entry.sent) {
+            return Leave::Granted;
+        }
         self.take_place(process, rank(class), now);
         if let Some(at) = self.opens_at(limit) {
             return Leave::At(at);
@@ -170,13 +174,17 @@ const fn rank(class: Class) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
     const LIMIT: usize = 5;
 
     fn ask(ledger: &mut Ledger, process: &str, class: Class, now: Timestamp) -> Leave {
-        ledger.ask(process, &format!("{process}-{}", now.unix_millis()), class, LIMIT, now)
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        let number = ASKED.fetch_add(1, Ordering::Relaxed);
+        ledger.ask(process, &format!("{process}-{number}"), class, LIMIT, now)
     }
 
     #[test]
@@ -244,6 +252,17 @@ mod tests {
         assert_eq!(ledger.ask("a", "1", Class::Idle, LIMIT, NOW), Leave::Granted);
         ledger.settle("1", false, NOW);
         ledger.settle("1", true, NOW);
+        assert_eq!(ledger, Ledger::default());
+    }
+
+    #[test]
+    fn a_question_that_is_asked_twice_is_granted_once() {
+        let mut ledger = Ledger::default();
+        for _ in 0..2 {
+            assert_eq!(ledger.ask("a", "1", Class::Waiting, LIMIT, NOW), Leave::Granted);
+        }
+        assert_eq!(ledger.left(LIMIT, NOW), LIMIT - 1);
+        ledger.settle("1", false, NOW);
         assert_eq!(ledger, Ledger::default());
     }
 
