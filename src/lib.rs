@@ -49,7 +49,7 @@
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
 //! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
-//! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
+//! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`], a server or a cluster of them; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
