@@ -34,6 +34,7 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
+//! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
@@ -62,6 +63,7 @@
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod metrics;
 pub mod oauth;
 pub mod proxy;
 pub mod sandbox;

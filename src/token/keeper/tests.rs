@@ -1,6 +1,7 @@
 use super::*;
 use crate::oauth::endpoint::scripted::{Line, Script, granted, refused};
 
+mod orders;
 mod stage;
 
 use stage::{FlakyStore, NOW, Process, jwt, process_of, refreshing, settle, stored};
