@@ -18,6 +18,7 @@ use crate::telemetry;
 
 mod check;
 mod demo;
+mod keygen;
 mod sandbox;
 mod serve;
 
@@ -43,6 +44,8 @@ enum Command {
     /// Reads the configuration and every secret that it names, checks the whole, and prints what
     /// `serve` would do, without the secrets. Exits with 2 if `serve` would refuse it.
     Check(CheckFlags),
+    /// Print a new random key and its digest for `key_sha256`
+    Keygen,
     /// Run the stand-in for RingCentral alone, to test apps against
     Sandbox(sandbox::SandboxArgs),
 }
@@ -101,6 +104,7 @@ impl Cli {
                 if online { check::online::run(&settings, &mut out) } else { Ok(()) }
             }
             Command::Demo(flags) => demo::run(&flags),
+            Command::Keygen => keygen::run(&mut io::stdout().lock()),
             Command::Sandbox(args) => {
                 let until_asked = async { drop(serve::asked_to_end().await) };
                 Ok(serve::runtime()?.block_on(sandbox::run(args, until_asked))?)
@@ -149,6 +153,9 @@ pub enum Failure {
         /// How many there are.
         checked: usize,
     },
+    /// The system gives no random numbers.
+    #[error("the system has no random numbers to make a key of")]
+    Randomness,
     /// The system gives no event queue.
     #[error("the runtime cannot be started")]
     Runtime(#[source] io::Error),

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) application: BTreeMap<String, ApplicationConfig>,
     pub(crate) identity: BTreeMap<String, IdentityConfig>,
     pub(crate) store: StoreConfig,
+    pub(crate) admin: AdminConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -124,6 +125,18 @@ pub(crate) struct StoreConfig {
     pub(crate) redis_prefix: Option<String>,
     pub(crate) allow_plain_redis: Option<bool>,
     pub(crate) encryption_keys: Option<Vec<SecretSource>>,
+}
+
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AdminConfig {
+    #[serde(deserialize_with = "addresses")]
+    pub(crate) listen: Option<Vec<SocketAddr>>,
+    pub(crate) allow_remote: Option<bool>,
+    pub(crate) key_sha256: Option<String>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
 }
 
 /// `[log]`
@@ -242,6 +255,28 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU32>, D::Er
 
 fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
     from.deserialize_any(Addresses).map(Some)
+}
+
+fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    from.deserialize_seq(Texts).map(Some)
+}
+
+struct Texts;
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of texts in quotes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = seq.next_element()? {
+            texts.push(text);
+        }
+        Ok(texts)
+    }
 }
 
 /// A string that has to parse.

@@ -33,6 +33,7 @@
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
+//! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -63,6 +64,7 @@
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod key;
 pub mod metrics;
 pub mod oauth;
 pub mod proxy;

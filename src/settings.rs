@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use crate::key::KeyDigest;
 use crate::secret::Secret;
 use crate::store::seal::Seal;
 
@@ -18,6 +19,7 @@ pub use self::load::{ConfigSource, Overrides};
 pub use self::origin::Origin;
 pub use crate::config::ConfigError;
 
+mod admin;
 mod error;
 mod identity;
 mod load;
@@ -37,6 +39,8 @@ pub struct Settings {
     pub identities: Vec<Arc<IdentitySettings>>,
     /// Where token sets are kept.
     pub store: StoreSettings,
+    /// Where the proxy is watched and operated, if anywhere.
+    pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
 }
@@ -198,6 +202,17 @@ pub struct RedisSettings {
     pub ca_pem: Option<String>,
     /// What every key begins with.
     pub prefix: String,
+}
+
+/// `[admin]`: the side that operators and monitoring talk to.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    /// Addresses to listen on. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// The digest of the key that allows changes; without it none is allowed.
+    pub key: Option<KeyDigest>,
+    /// Names it is called by, besides its address and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`.

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use humantime::format_duration;
 
 use crate::settings::{
-    ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings, ProxySettings,
-    Settings, StoreSettings, UpstreamSettings, Warning,
+    AdminSettings, ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings,
+    ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -38,6 +38,9 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     }
     let files = matches!(settings.store, StoreSettings::File { .. });
     writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
+    if let Some(admin) = &settings.admin {
+        operated(admin, out)?;
+    }
     log(&settings.log, out)?;
     for warning in warnings {
         writeln!(out, "warning      {warning}")?;
@@ -87,6 +90,17 @@ fn described(identity: &IdentitySettings) -> String {
     format!("{}: logs in to {} with {credential}", identity.name, identity.application.name)
 }
 
+fn operated(admin: &AdminSettings, out: &mut impl Write) -> io::Result<()> {
+    let changes = match admin.key {
+        Some(_) => "changes with the key",
+        None => "no changes: there is no admin.key_sha256",
+    };
+    for address in &admin.listen {
+        writeln!(out, "admin        http://{address}, {changes}")?;
+    }
+    Ok(())
+}
+
 fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
     let format = match log.format {
         LogFormat::Text => "text",
@@ -105,7 +119,7 @@ mod tests {
         let toml = "[proxy]\nlisten = ['127.0.0.1:8080', '0.0.0.0:80']\nallow_remote_clients = true\nworkers = 2\n\
              [application.crm]\nclient_id = 'id'\nclient_secret = 'canary'\n\
              [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\n\
-             [store]\ndirectory = '/var/lib/ringbearer'";
+             [store]\ndirectory = '/var/lib/ringbearer'\n[admin]\nlisten = '127.0.0.1:9090'";
         let source = ConfigSource::Text(toml.to_owned());
         Settings::load(&source, Overrides::default(), &|_| None).unwrap()
     }
@@ -127,6 +141,7 @@ application  crm: client id \"id\" with secret
 identity     bot: logs in to crm with client credentials
 identity     sales: logs in to crm with a JWT
 store        files in /var/lib/ringbearer
+admin        http://127.0.0.1:9090, no changes: there is no admin.key_sha256
 log          text, filter \"info\", a line for each request
 warning      whoever reaches 0.0.0.0:80 acts as the identity (proxy.allow_remote_clients)
 The configuration is good.

@@ -7,8 +7,8 @@ use serde::forward_to_deserialize_any;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    ApplicationConfig, Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, TlsConfig,
-    UpstreamConfig,
+    AdminConfig, ApplicationConfig, Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig,
+    TlsConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -24,6 +24,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["application", NAME], fields::<ApplicationConfig>()),
         (&["identity", NAME], fields::<IdentityConfig>()),
         (&["store"], fields::<StoreConfig>()),
+        (&["admin"], fields::<AdminConfig>()),
         (&["log"], fields::<LogConfig>()),
     ]
 }

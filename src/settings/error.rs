@@ -118,6 +118,19 @@ pub enum SettingsError {
     TwoStores,
     #[error("store.encryption_keys: {0}")]
     EncryptionKey(SealError),
+    #[error(
+        "admin.listen {address} can be reached from other machines: listen on 127.0.0.1, or set \
+         admin.allow_remote = true if the network keeps strangers out"
+    )]
+    RemoteAdmin { address: SocketAddr },
+    #[error("admin.listen {address} is where apps are served (proxy.listen): choose another port")]
+    AdminAddress { address: SocketAddr },
+    #[error("admin.hosts holds \"{host}\": write host names without scheme, port or path")]
+    AdminHost { host: String },
+    #[error(
+        "{key} is not a digest of 64 hexadecimal digits: `ringbearer keygen` prints a key and its digest"
+    )]
+    KeyDigest { key: &'static str },
     #[error("log.format must be \"text\" or \"json\"")]
     LogFormat,
     #[error("log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\"")]
@@ -170,6 +183,8 @@ pub enum Warning {
     WorldReadable { path: PathBuf },
     #[error("whoever reaches {address} acts as the identity (proxy.allow_remote_clients)")]
     RemoteClients { address: SocketAddr },
+    #[error("whoever reaches {address} sees the state of every identity (admin.allow_remote)")]
+    RemoteAdmin { address: SocketAddr },
     #[error("{key} {url} is plain http: tokens cross the network in clear text")]
     PlainHttp { key: &'static str, url: String },
     #[error("no identity uses application {name:?}")]

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
+use super::admin::admin;
 use super::identity::{Endpoints, applications, identities};
 use super::{
     InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
@@ -44,10 +45,11 @@ pub(super) fn settings(
     });
     warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
     let store = store(config.store, &mut sources, environment, directory)?;
+    let admin = admin(config.admin, &proxy.listen, &mut warnings)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
-    Ok((Settings { proxy, upstream, identities, store, log }, warnings))
+    Ok((Settings { proxy, upstream, identities, store, admin, log }, warnings))
 }
 
 fn proxy(

@@ -23,11 +23,35 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[client.app]\nkey = 'x'",
-        "configuration: line 7: unknown key `client`: the keys here are proxy, upstream, application, identity, store, log",
+        "configuration: line 7: unknown key `client`: the keys here are proxy, upstream, application, identity, store, admin, log",
     ),
     (
         "[store]\nvalkey = 'x'",
         "configuration: line 8: unknown key `store.valkey`: the keys here are directory, redis, redis_ca_file, redis_prefix, allow_plain_redis, encryption_keys",
+    ),
+    (
+        "[admin]\nlisten = '0.0.0.0:9090'",
+        "admin.listen 0.0.0.0:9090 can be reached from other machines: listen on 127.0.0.1, or set admin.allow_remote = true if the network keeps strangers out",
+    ),
+    (
+        "[admin]\nlisten = '127.0.0.1:8080'",
+        "admin.listen 127.0.0.1:8080 is where apps are served (proxy.listen): choose another port",
+    ),
+    (
+        "[admin]\nlisten = '127.0.0.1:9090'\nkey_sha256 = 'canary'",
+        "admin.key_sha256 is not a digest of 64 hexadecimal digits: `ringbearer keygen` prints a key and its digest",
+    ),
+    (
+        "[admin]\nhosts = ['ringbearer.internal']",
+        "admin.hosts is of use only with admin.listen: add admin.listen or remove admin.hosts",
+    ),
+    (
+        "[admin]\nlisten = '127.0.0.1:9090'\nhosts = ['http://ringbearer.internal']",
+        "admin.hosts holds \"http://ringbearer.internal\": write host names without scheme, port or path",
+    ),
+    (
+        "[admin]\nhosts = 'ringbearer.internal'",
+        "configuration: line 8: `admin.hosts` needs an array of texts in quotes",
     ),
     (
         "[log]\nfilter = canary",
