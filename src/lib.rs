@@ -45,6 +45,7 @@
 //! | [`token::keeper`] | one identity's token: wait, refused, accepted; `driver` does the renewing |
 //! | [`token::slot`] | how a token reaches worker threads without a lock |
 //! | [`token::identities`] | from a name to its keeper |
+//! | [`token::roster`] | one line per identity, as operators read it |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
@@ -54,13 +55,15 @@
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |
+//! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, and the order of its end |
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
-//! Imports run one way: `cli → service → server → proxy → {token, upstream}`, and
+//! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and
 //! `token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
+pub mod admin;
 pub mod cli;
 pub mod clock;
 mod config;

@@ -1,5 +1,6 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod admin;
 mod clients;
 mod commands;
 mod connections;
