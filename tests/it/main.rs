@@ -26,6 +26,7 @@ mod sandbox_faults;
 mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
+mod status;
 mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
