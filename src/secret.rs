@@ -14,10 +14,6 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
-mod digest;
-
-pub use digest::KeyDigest;
-
 /// A piece of text that never reaches a log, an error or a response by accident.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);

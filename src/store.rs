@@ -102,6 +102,16 @@ pub trait TokenStore: Send + Sync {
         change: &'a mut (dyn FnMut(&mut Ledger, Timestamp) + Send),
     ) -> StoreFuture<'a, ()>;
 
+    /// The ledger of an application as it is, and the store's time.
+    fn ledger<'a>(&'a self, application: &'a str) -> StoreFuture<'a, (Ledger, Timestamp)> {
+        Box::pin(async move {
+            let mut seen = (Ledger::default(), Timestamp::from_unix_millis(0));
+            let mut look = |ledger: &mut Ledger, now| seen = (ledger.clone(), now);
+            self.post(application, &mut look).await?;
+            Ok(seen)
+        })
+    }
+
     /// Whether the store answers at all.
     fn check(&self) -> StoreFuture<'_, ()>;
 }

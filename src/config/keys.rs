@@ -7,8 +7,8 @@ use serde::forward_to_deserialize_any;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    ApplicationConfig, ClientConfig, Config, HostConfig, IdentityConfig, LogConfig, ProxyConfig,
-    StoreConfig, TlsConfig, UpstreamConfig,
+    AdminConfig, ApplicationConfig, ClientConfig, Config, HostConfig, IdentityConfig, LogConfig,
+    ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -29,6 +29,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["identity", NAME], fields::<IdentityConfig>()),
         (&["client", NAME], fields::<ClientConfig>()),
         (&["store"], fields::<StoreConfig>()),
+        (&["admin"], fields::<AdminConfig>()),
         (&["log"], fields::<LogConfig>()),
     ]
 }

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, Uri};
 use zeroize::Zeroizing;
 
 use super::headers::Found;
-use crate::secret::KeyDigest;
+use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
 
 /// Another field that carries a key. It never goes further.

@@ -205,6 +205,15 @@ impl TokenStore for FileStore {
         })
     }
 
+    /// Without the lock: a ledger is replaced as a whole.
+    fn ledger<'a>(&'a self, application: &'a str) -> StoreFuture<'a, (Ledger, Timestamp)> {
+        let path = self.directory.ledger(application);
+        Box::pin(async move {
+            let ledger = self.on_disk(move |_| read_ledger(&path)).await?;
+            Ok((ledger, self.clock.now()))
+        })
+    }
+
     fn check(&self) -> StoreFuture<'_, ()> {
         self.on_disk(|directory| {
             directory.prepare()?;

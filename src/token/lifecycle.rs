@@ -13,16 +13,18 @@ use super::Generation;
 use super::budget::Class;
 use crate::clock::Timestamp;
 
+mod forecast;
 mod pace;
 mod words;
 
+pub use forecast::{Dying, Notices, RefreshLife};
 use pace::Forced;
 pub use pace::{Pace, keep_alive_due, renew_at};
 pub use words::{Action, Event, Failure, Known, Lost, Means, Signal, Source, Standing};
 
 /// The state of one identity.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact that depends on no other")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a note of its own, in any combination")]
 pub struct Lifecycle {
     means: Means,
     /// Another credential opens a new session any time, should this one be lost.
@@ -39,6 +41,8 @@ pub struct Lifecycle {
     wanted: bool,
     /// The first token is obtained whether or not anybody has asked.
     prefetch: bool,
+    /// A renewal was ordered, whether or not one is due.
+    ordered: bool,
     /// The store is said to have changed.
     told: bool,
     /// What a look at the changed store has interrupted.
@@ -114,6 +118,7 @@ impl Lifecycle {
             unanswered: 0,
             wanted: false,
             prefetch: true,
+            ordered: false,
             told: false,
             interrupted: None,
         }
@@ -132,6 +137,7 @@ impl Lifecycle {
                 }
             }
             Signal::Refused(generation) => self.refuse(generation, now),
+            Signal::Ordered => self.order(now),
             Signal::ClockSetBack(by) => self.set_back(by),
         }
     }
@@ -140,7 +146,10 @@ impl Lifecycle {
     pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
         match (event, self.phase) {
             (Event::Read(found), Phase::Reading(why)) => self.read(found, why, now),
-            (Event::Obtained(known), Phase::Renewing(_)) => self.install(known),
+            (Event::Obtained(known), Phase::Renewing(_)) => {
+                self.install(known);
+                self.ordered = false;
+            }
             (Event::Failed(failure), Phase::Renewing(source)) => self.fail(failure, source, now),
             (Event::Erased(_), Phase::Reading(_) | Phase::Renewing(_)) => self.log_out(now),
             (Event::Failed(_), Phase::Reading(Why::Told)) => self.resume(),
@@ -199,6 +208,18 @@ impl Lifecycle {
         }
     }
 
+    /// Whether an order to renew has not been carried out yet.
+    pub fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// The refresh token that everything hangs on, if it is so: nothing else could open a session.
+    pub fn lives_by(&self) -> Option<RefreshLife> {
+        let can_open = self.means == Means::Reopens && !self.spent.open;
+        let known = self.latest().filter(|_| !can_open && self.spent.fallback)?;
+        Some(RefreshLife::new(known.issued_at, known.refresh?))
+    }
+
     /// When the next renewal may be forced by a refusal; past if it may be now.
     pub fn cool_until(&self) -> Timestamp {
         self.forced.until()
@@ -235,9 +256,8 @@ impl Lifecycle {
             return Action::Rest(Some(due));
         }
         let Some(source) = self.source() else {
-            let recheck = now + pace::RECHECK_WHEN_LOST;
-            self.phase = Phase::Lost(Lost::NothingLeft, recheck);
-            return Action::Rest(Some(recheck));
+            self.lose(Lost::NothingLeft, now);
+            return Action::Rest(Some(now + pace::RECHECK_WHEN_LOST));
         };
         if let Some(current) = self.current.as_mut().filter(|c| c.refused && !c.struck) {
             current.struck = true;
@@ -249,8 +269,11 @@ impl Lifecycle {
 
     /// When the next renewal is due; `None` if nobody needs one.
     fn due(&self) -> Option<Timestamp> {
+        let at_once = Timestamp::from_unix_millis(0);
+        if self.ordered {
+            return Some(at_once);
+        }
         let Some(current) = &self.current else {
-            let at_once = Timestamp::from_unix_millis(0);
             return (self.wanted || self.prefetch).then_some(at_once);
         };
         let known = &current.known;
@@ -333,12 +356,14 @@ impl Lifecycle {
         if let Some(known) = found.filter(|known| known.generation > newest) {
             self.install(known);
             self.prefetch = why == Why::Start && now >= known.expires_at;
+            // Whoever looked for a way out has found one.
+            self.ordered &= matches!(why, Why::Start | Why::Told);
             return;
         }
         match why {
             Why::Start => self.phase = Phase::Resting,
             Why::Refused(source, lost) => self.give_up(source, lost, now),
-            Why::Lost(lost) => self.phase = Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+            Why::Lost(lost) => self.lose(lost, now),
             Why::Told => self.resume(),
         }
     }
@@ -364,14 +389,12 @@ impl Lifecycle {
     fn log_out(&mut self, now: Timestamp) {
         (self.current, self.interrupted) = (None, None);
         (self.failures, self.unanswered) = (0, 0);
-        (self.wanted, self.prefetch) = (false, false);
+        (self.wanted, self.prefetch, self.ordered) = (false, false, false);
         self.spent = self.spent_at_first();
-        self.phase = match self.means {
-            Means::Once | Means::Login if !self.fallback => {
-                Phase::Lost(Lost::LoggedOut, now + pace::RECHECK_WHEN_LOST)
-            }
-            _ => Phase::Resting,
-        };
+        match self.means {
+            Means::Once | Means::Login if !self.fallback => self.lose(Lost::LoggedOut, now),
+            _ => self.phase = Phase::Resting,
+        }
     }
 
     fn fail(&mut self, failure: Failure, source: Source, now: Timestamp) {
@@ -393,14 +416,16 @@ impl Lifecycle {
                 return self.change_over(source, now);
             }
         };
-        self.phase = match lost {
-            Lost::ClientRefused => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
-            lost => Phase::at_once(Then::Read(Why::Refused(source, lost)), now),
-        };
+        match lost {
+            Lost::ClientRefused => self.lose(lost, now),
+            lost => self.phase = Phase::at_once(Then::Read(Why::Refused(source, lost)), now),
+        }
     }
 
     fn back_off(&mut self, failure: Failure, now: Timestamp) {
         self.failures += 1;
+        // One attempt was ordered; what follows is ours.
+        self.ordered = false;
         let until = now + self.pace.back_off(failure, self.failures);
         let cause = match failure {
             Failure::Penalty(_) => Cause::Penalty,
@@ -431,10 +456,39 @@ impl Lifecycle {
             Source::PreviousRefresh => self.spent.previous = true,
             Source::Fallback => self.spent.fallback = true,
         }
-        self.phase = match self.source() {
-            Some(_) => Phase::at_once(Then::Renew, now),
-            None => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+        match self.source() {
+            Some(_) => self.phase = Phase::at_once(Then::Renew, now),
+            None => self.lose(lost, now),
+        }
+    }
+
+    fn lose(&mut self, lost: Lost, now: Timestamp) {
+        self.phase = Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST);
+        self.ordered = false;
+    }
+
+    /// An order outdoes back-off and cool-down, and has what was refused for good tried once more:
+    /// whoever gives it may have cured that. It does not outdo a penalty, which every request inside
+    /// it would start anew.
+    fn order(&mut self, now: Timestamp) {
+        let phase = match self.interrupted.unwrap_or(self.phase) {
+            Phase::Waiting { cause: Cause::Penalty, until, .. } if now < until => return,
+            Phase::Waiting { cause: Cause::Failure, then, .. } => Phase::at_once(then, now),
+            Phase::Lost(lost, _) => Phase::at_once(self.way_out(lost), now),
+            phase => phase,
         };
+        *self.interrupted.as_mut().unwrap_or(&mut self.phase) = phase;
+        self.ordered = true;
+    }
+
+    /// A refresh token that was refused stays refused, and so does a code; where there is nothing
+    /// else, the store may have a new session.
+    fn way_out(&mut self, lost: Lost) -> Then {
+        let at_first = self.spent_at_first();
+        self.spent.open &= at_first.open;
+        self.spent.fallback &= at_first.fallback;
+        self.spent.refresh &= lost != Lost::GrantNotAllowed;
+        if self.source().is_some() { Then::Renew } else { Then::Read(Why::Lost(lost)) }
     }
 }
 
