@@ -373,8 +373,8 @@ impl Identities {
         }
     }
 
-    /// Looks from time to time whether the store still has what is known here. Changes are told of,
-    /// but not a loss: of a store that was emptied, or of a message on its way. It never returns.
+    /// Looks from time to time whether the store still has what is known here. A server tells of
+    /// changes, but not of its being emptied, nor of a message lost on its way. It never returns.
     async fn compare(&self) {
         loop {
             self.clock.sleep(COMPARE).await;
