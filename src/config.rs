@@ -119,10 +119,12 @@ pub(crate) struct IdentityConfig {
 #[serde(default)]
 pub(crate) struct StoreConfig {
     pub(crate) directory: Option<PathBuf>,
+    pub(crate) memory: Option<bool>,
     pub(crate) redis: Option<SecretSource>,
     pub(crate) redis_ca_file: Option<PathBuf>,
     pub(crate) redis_prefix: Option<String>,
     pub(crate) allow_plain_redis: Option<bool>,
+    pub(crate) redis_wait_replicas: Option<u32>,
     pub(crate) encryption_keys: Option<Vec<SecretSource>>,
 }
 

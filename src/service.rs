@@ -20,6 +20,7 @@ use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{Server, ServerError};
 use crate::settings::{Settings, StoreSettings};
 use crate::store::file::FileStore;
+use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
 use crate::store::{StoreError, TokenStore};
 use crate::token::Generation;
@@ -118,6 +119,7 @@ pub fn identities(
     let http = http_client(tls.clone(), upstream.http_proxy.as_ref(), upstream.response_timeout)?;
     let store: Arc<dyn TokenStore> = match &settings.store {
         StoreSettings::Redis { server, seal } => Arc::new(RedisStore::open(server, seal.clone())?),
+        StoreSettings::Memory => Arc::new(MemoryStore::new(clock.clone())),
         StoreSettings::File { directory, seal } => {
             Arc::new(FileStore::open(directory, seal.clone(), clock.clone())?)
         }

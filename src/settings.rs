@@ -16,12 +16,14 @@ use crate::store::seal::Seal;
 pub use self::error::{SettingsError, UrlProblem, Warning};
 pub use self::load::{ConfigSource, Overrides};
 pub use self::origin::Origin;
+pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
 pub use crate::config::ConfigError;
 
 mod error;
 mod identity;
 mod load;
 mod origin;
+mod redis;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -169,10 +171,12 @@ pub enum StoreSettings {
         /// What seals the files.
         seal: Seal,
     },
+    /// Nowhere: sessions end with the process, and each identity opens its next.
+    Memory,
     /// A Redis or Valkey server.
     Redis {
         /// Which, and how to get in.
-        server: RedisSettings,
+        server: Box<RedisSettings>,
         /// What seals the sessions.
         seal: Seal,
     },
@@ -182,22 +186,12 @@ impl fmt::Display for StoreSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { directory, .. } => directory.display().fmt(f),
-            Self::Redis { server, .. } => write!(f, "redis://{}", server.address),
+            Self::Memory => f.write_str("memory"),
+            Self::Redis { server, .. } => {
+                write!(f, "{}://{}", server.topology.scheme(), server.address)
+            }
         }
     }
-}
-
-/// The Redis or Valkey server of `[store]`.
-#[derive(Clone, Debug)]
-pub struct RedisSettings {
-    /// `redis://` or `rediss://`, with user and password.
-    pub url: Secret,
-    /// Host and port, for messages.
-    pub address: String,
-    /// The CAs to trust instead of the platform's, PEM.
-    pub ca_pem: Option<String>,
-    /// What every key begins with.
-    pub prefix: String,
 }
 
 /// `[log]`.

@@ -60,6 +60,13 @@ pub trait TokenStore: Send + Sync {
     /// What other processes change from now on. Changes of this process may be among them.
     fn changes(&self) -> UnboundedReceiver<Change>;
 
+    /// The stored generation of each identity, [`Generation::NONE`] where nothing is; for a look at
+    /// all of them that tells whether the store has lost something. Nothing at all, where
+    /// [`changes`](Self::changes) tells of a loss too.
+    fn generations<'a>(&'a self, _: &'a [&'a str]) -> StoreFuture<'a, Vec<Generation>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     /// Keeps an identity that was added while the proxy ran; `None` removes it. Its session is not
     /// touched.
     fn enrol<'a>(
@@ -314,14 +321,14 @@ pub enum StoreError {
         found: Generation,
     },
     /// The server that keeps the sessions cannot be reached, or does not do what it was asked.
-    #[error(
-        "the store at {address} cannot {action}: check that it runs, its address and its password"
-    )]
+    #[error("the store at {address} cannot {action}: {cure}")]
     Server {
         /// Host and port, without credentials.
         address: String,
         /// What was tried.
         action: &'static str,
+        /// What to do.
+        cure: &'static str,
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -114,8 +114,27 @@ pub enum SettingsError {
         "store.redis is redis:// to another machine, which shows sessions to the network: use rediss://, or set store.allow_plain_redis = true"
     )]
     PlainRedis,
-    #[error("store.directory and store.redis are two stores: keep one")]
-    TwoStores,
+    #[error(
+        "store.redis names several servers: write rediss+cluster://host,host for a cluster, or \
+         rediss+sentinel://host,host/PRIMARY for sentinels"
+    )]
+    RedisHosts,
+    #[error("store.redis names sentinels but not the server that they watch: end it with /PRIMARY")]
+    RedisPrimary,
+    #[error("store.redis names database 1 or higher of a cluster, which has only 0: leave it out")]
+    RedisClusterDatabase,
+    #[error(
+        "store.redis has a parameter that is not known: only sentinels have any, \
+         sentinel_username and sentinel_password"
+    )]
+    RedisQuery,
+    #[error("{} are {} stores: keep one", given.join(" and "), given.len())]
+    SeveralStores { given: Vec<&'static str> },
+    #[error(
+        "store.memory forgets sessions when the process ends, and identity {identity:?} has nothing \
+         that opens another: keep sessions in store.directory or store.redis, or give it a jwt"
+    )]
+    Forgetful { identity: String },
     #[error("store.encryption_keys: {0}")]
     EncryptionKey(SealError),
     #[error("log.format must be \"text\" or \"json\"")]

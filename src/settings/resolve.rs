@@ -1,9 +1,10 @@
 //! `Config` → `Settings`: defaults applied, secrets fetched, contradictions refused.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -15,8 +16,8 @@ use zeroize::Zeroizing;
 
 use super::identity::{Endpoints, applications, identities};
 use super::{
-    InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
-    SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings,
+    Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
@@ -43,7 +44,7 @@ pub(super) fn settings(
         !identities.iter().any(|identity| identity.application.name == application.name)
     });
     warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
-    let store = store(config.store, &mut sources, environment, directory)?;
+    let store = store(config.store, &identities, &mut sources, environment, directory)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
@@ -195,37 +196,41 @@ fn http_proxy(text: &str) -> Result<Uri, SettingsError> {
 
 fn store(
     config: StoreConfig,
+    identities: &[Arc<IdentitySettings>],
     sources: &mut Sources<'_>,
     environment: Environment<'_>,
     directory: &Path,
 ) -> Result<StoreSettings, SettingsError> {
-    let keys = config.encryption_keys.unwrap_or_default();
+    let keys = config.encryption_keys.as_deref().unwrap_or_default();
     let keys: Vec<_> = keys
         .iter()
         .map(|key| sources.read("store.encryption_keys", key))
         .collect::<Result<_, _>>()?;
     let seal = Seal::new(&keys).map_err(SettingsError::EncryptionKey)?;
+    let in_memory = config.memory.unwrap_or(false);
+    let given: Vec<_> = [
+        ("store.directory", config.directory.is_some()),
+        ("store.redis", config.redis.is_some()),
+        ("store.memory", in_memory),
+    ]
+    .into_iter()
+    .filter_map(|(key, given)| given.then_some(key))
+    .collect();
+    if given.len() > 1 {
+        return Err(SettingsError::SeveralStores { given });
+    }
+    if in_memory {
+        let mut lost = identities.iter().filter(|identity| !identity.credential.reopens());
+        return match lost.next() {
+            Some(it) => Err(SettingsError::Forgetful { identity: it.name.clone() }),
+            None => Ok(StoreSettings::Memory),
+        };
+    }
     let written = config.directory.clone();
     if let Some(url) = &config.redis {
-        if written.is_some() {
-            return Err(SettingsError::TwoStores);
-        }
         let url = sources.read("store.redis", url)?;
-        let plain = config.allow_plain_redis.unwrap_or(false);
-        let address = redis_address(url.expose(), plain)?;
-        let key = "store.redis_ca_file";
-        let ca_file = file(key, config.redis_ca_file, directory)?;
-        if let Some(path) = &ca_file {
-            check_certificates(key, path)?;
-        }
-        let ca = ca_file.map(|path| read(key, &path)).transpose()?;
-        let ca_pem = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
-        let prefix = non_empty("store.redis_prefix", config.redis_prefix)?;
-        let prefix = prefix.unwrap_or_else(|| "ringbearer:".to_owned());
-        return Ok(StoreSettings::Redis {
-            server: RedisSettings { url, address, ca_pem, prefix },
-            seal,
-        });
+        let server = Box::new(redis(url.expose(), config, directory)?);
+        return Ok(StoreSettings::Redis { server, seal });
     }
     if let Some(directory) = file("store.directory", written, directory)? {
         return Ok(StoreSettings::File { directory, seal });
@@ -239,19 +244,24 @@ fn store(
     Ok(StoreSettings::File { directory: state.join("ringbearer"), seal })
 }
 
-/// Host and port of a Redis URL. Sessions do not cross a network in the clear unasked.
-fn redis_address(url: &str, allow_plain: bool) -> Result<String, SettingsError> {
-    let uri: Uri = url.parse().map_err(|_| SettingsError::RedisUrl)?;
-    let (scheme, host) = (uri.scheme_str(), uri.host().unwrap_or_default());
-    if !matches!(scheme, Some("redis" | "rediss")) || host.is_empty() {
-        return Err(SettingsError::RedisUrl);
+fn redis(url: &str, config: StoreConfig, directory: &Path) -> Result<RedisSettings, SettingsError> {
+    let mut server = super::redis::parse(url, config.allow_plain_redis.unwrap_or(false))?;
+    let key = "store.redis_ca_file";
+    let ca_file = file(key, config.redis_ca_file, directory)?;
+    if let Some(path) = &ca_file {
+        if !server.tls {
+            return Err(SettingsError::UselessWithout { key, with: "rediss:// in store.redis" });
+        }
+        check_certificates(key, path)?;
     }
-    let bare = host.trim_matches(['[', ']']);
-    let here = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if scheme == Some("redis") && !here && !allow_plain {
-        return Err(SettingsError::PlainRedis);
-    }
-    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(6379)))
+    let ca = ca_file.map(|path| read(key, &path)).transpose()?;
+    server.ca_pem = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
+    let prefix = non_empty("store.redis_prefix", config.redis_prefix)?;
+    server.prefix = prefix.unwrap_or_else(|| "ringbearer:".to_owned());
+    let wait = config.redis_wait_replicas.unwrap_or(0);
+    within("store.redis_wait_replicas", &wait, &0, &10, ToString::to_string)?;
+    server.wait_replicas = wait;
+    Ok(server)
 }
 
 fn log(config: LogConfig) -> Result<LogSettings, SettingsError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::keeper::Keeper;
 use super::keeper::driver::{Driver, Surroundings};
@@ -166,7 +166,8 @@ impl Identities {
         // Before anything is read: what changes after that is heard of.
         let changes = self.store.changes();
         let mut others = std::pin::pin!(async {
-            tokio::join!(self.watch_clock(), self.watch_store(changes), self.patrol());
+            let listening = self.watch_store(changes);
+            tokio::join!(self.watch_clock(), listening, self.compare(), self.patrol());
         });
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -282,6 +283,25 @@ impl Identities {
         }
     }
 
+    /// Looks from time to time whether the store still has what is known here. A server tells of
+    /// changes, but not of its being emptied, nor of a message lost on its way. It never returns.
+    async fn compare(&self) {
+        loop {
+            self.clock.sleep(COMPARE).await;
+            let keepers = self.iter().map(|(_, keeper)| keeper);
+            let keepers: Vec<_> = keepers.filter(|keeper| !keeper.is_dismissed()).collect();
+            let names: Vec<_> = keepers.iter().map(|keeper| keeper.name()).collect();
+            match self.store.generations(&names).await {
+                Ok(stored) => {
+                    for (keeper, stored) in keepers.into_iter().zip(stored) {
+                        keeper.compared(stored);
+                    }
+                }
+                Err(error) => debug!(cause = chain(&error), "the sessions were not compared"),
+            }
+        }
+    }
+
     /// Wakes those whose session would otherwise end because nobody uses it. It never returns.
     async fn patrol(&self) {
         loop {
@@ -322,6 +342,9 @@ impl Identities {
 
 /// How often the store is searched for sessions near their end.
 const PATROL: Duration = Duration::from_secs(3600);
+
+/// How often the store is compared with what is known.
+const COMPARE: Duration = Duration::from_secs(30);
 
 const PARALLEL_LOOKUPS: usize = 8;
 

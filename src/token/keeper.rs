@@ -216,6 +216,14 @@ impl Keeper {
         }
     }
 
+    /// The store has a session of this generation; anything but ours is news.
+    pub(super) fn compared(&self, stored: Generation) {
+        let latest = self.view.borrow().latest.map(|known| known.generation);
+        if stored != latest.unwrap_or(Generation::NONE) {
+            self.changed(None);
+        }
+    }
+
     /// Whose budget its token requests belong to.
     pub(super) fn client_id(&self) -> &str {
         &self.settings.application.client_id
@@ -243,6 +251,11 @@ impl Keeper {
     pub(super) fn dismiss(&self) {
         self.post.abolished.store(true, Ordering::Relaxed);
         self.signals.wake.notify_one();
+    }
+
+    /// Whether it was removed.
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.post.abolished.load(Ordering::Relaxed)
     }
 
     /// Whether it was made from this enrolment.

@@ -27,7 +27,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[store]\nvalkey = 'x'",
-        "configuration: line 8: unknown key `store.valkey`: the keys here are directory, redis, redis_ca_file, redis_prefix, allow_plain_redis, encryption_keys",
+        "configuration: line 8: unknown key `store.valkey`: the keys here are directory, memory, redis, redis_ca_file, redis_prefix, allow_plain_redis, redis_wait_replicas, encryption_keys",
     ),
     (
         "[log]\nfilter = canary",
@@ -194,7 +194,23 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[store]\nredis = 'redis://localhost'\ndirectory = 'here'",
-        "store.directory and store.redis are two stores: keep one",
+        "store.directory and store.redis are 2 stores: keep one",
+    ),
+    (
+        "[store]\nredis = 'redis://localhost'\nredis_wait_replicas = 11",
+        "store.redis_wait_replicas is 11: it must be between 0 and 10",
+    ),
+    (
+        "[store]\nredis = 'redis://localhost'\nredis_ca_file = 'ca.pem'",
+        "store.redis_ca_file is of use only with rediss:// in store.redis: add rediss:// in store.redis or remove store.redis_ca_file",
+    ),
+    (
+        "[store]\nmemory = true\nredis = 'redis://localhost'",
+        "store.redis and store.memory are 2 stores: keep one",
+    ),
+    (
+        "[identity.bot]\nrefresh_token = 'canary'\n[store]\nmemory = true",
+        "store.memory forgets sessions when the process ends, and identity \"bot\" has nothing that opens another: keep sessions in store.directory or store.redis, or give it a jwt",
     ),
     ("[store]\ndirectory = ''", "store.directory is empty: give it a value or remove it"),
     ("[log]\nformat = 'xml'", "log.format must be \"text\" or \"json\""),
