@@ -233,8 +233,8 @@ const APPENDED: &[(&str, &str)] = &[
         "application \"bot\": authorize_url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
     ),
     (
-        "login = true",
-        "identity \"sales\": it has jwt and login, each of which opens a session: keep one",
+        "login = true\nclient_credentials = true",
+        "identity \"sales\": it has client_credentials and login, each of which opens a session: keep one",
     ),
     (
         "application = 'crn'",
