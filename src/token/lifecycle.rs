@@ -19,6 +19,7 @@ pub use words::{Action, Event, Failure, Known, Lost, Means, Signal, Source, Stan
 
 /// The state of one identity.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one thing that was noted")]
 pub struct Lifecycle {
     means: Means,
     pace: Pace,
