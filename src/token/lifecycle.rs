@@ -47,6 +47,8 @@ pub struct Lifecycle {
     told: bool,
     /// What a look at the changed store has interrupted.
     interrupted: Option<Phase>,
+    /// That look is for a token that was refused, and whoever has it refused waits for it.
+    doubted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +123,7 @@ impl Lifecycle {
             ordered: false,
             told: false,
             interrupted: None,
+            doubted: false,
         }
     }
 
@@ -190,7 +193,7 @@ impl Lifecycle {
 
     /// Where the identity stands.
     pub fn standing(&self, now: Timestamp) -> Standing {
-        match self.interrupted.unwrap_or(self.phase) {
+        match self.interrupted.filter(|_| !self.doubted).unwrap_or(self.phase) {
             Phase::Reading(Why::Lost(lost)) | Phase::Lost(lost, _) => Standing::NeedsLogin(lost),
             Phase::Reading(Why::Start) => Standing::Starting,
             Phase::Waiting { then: Then::Read(Why::Start), cause: Cause::Nothing, .. } => {
@@ -342,12 +345,17 @@ impl Lifecycle {
     }
 
     /// Inside the cool-down a token that others were let in with is kept: it is the request, then,
-    /// that RingCentral dislikes, and one odd client must not take the token from all.
+    /// that RingCentral dislikes, and one odd client must not take the token from all. Or another
+    /// process has renewed a moment ago and the news is on its way: the store knows.
     fn refuse(&mut self, generation: Generation, now: Timestamp) {
         let cooling = now < self.forced.until();
-        let current = self.current.as_mut().filter(|c| c.known.generation == generation);
-        if let Some(current) = current.filter(|c| !(cooling && c.accepted)) {
-            current.refused = true;
+        let Some(current) = self.current.as_mut().filter(|c| c.known.generation == generation)
+        else {
+            return;
+        };
+        current.refused |= !(cooling && current.accepted);
+        if cooling {
+            (self.told, self.doubted) = (true, true);
         }
     }
 
@@ -373,7 +381,7 @@ impl Lifecycle {
         debug_assert!(known.generation > newest, "generations only rise");
         self.current = Some(Current { known, accepted: false, refused: false, struck: false });
         self.spent = self.spent_at_first();
-        self.interrupted = None;
+        (self.interrupted, self.doubted) = (None, false);
         (self.failures, self.unanswered) = (0, 0);
         (self.wanted, self.prefetch) = (false, false);
         self.phase = Phase::Resting;
@@ -382,12 +390,14 @@ impl Lifecycle {
     /// Goes on with what the look at the store has interrupted.
     fn resume(&mut self) {
         self.phase = self.interrupted.take().unwrap_or(Phase::Resting);
+        // Refused meanwhile: that look is still to come.
+        self.doubted &= self.told;
     }
 
     /// The session was ended on purpose. A credential that opens sessions any time opens the next
     /// one when somebody asks for it.
     fn log_out(&mut self, now: Timestamp) {
-        (self.current, self.interrupted) = (None, None);
+        (self.current, self.interrupted, self.doubted) = (None, None, false);
         (self.failures, self.unanswered) = (0, 0);
         (self.wanted, self.prefetch, self.ordered) = (false, false, false);
         self.spent = self.spent_at_first();

@@ -115,12 +115,18 @@ impl Bench {
     }
 
     fn until_renewal(&mut self) -> Source {
+        let mut action = self.step(Event::Time);
         loop {
-            match self.step(Event::Time) {
+            action = match action {
                 Action::Renew(source) => return source,
-                Action::Rest(Some(until)) => self.now = until,
+                Action::Rest(Some(until)) => {
+                    self.now = until;
+                    self.step(Event::Time)
+                }
+                // The store has nothing newer.
+                Action::Read => self.step(Event::Read(None)),
                 other => panic!("expected a renewal, got {other:?}"),
-            }
+            };
         }
     }
 
@@ -368,9 +374,31 @@ fn inside_the_cool_down_a_token_that_works_for_others_is_kept() {
     bench.note(Signal::Accepted(bench.latest()));
     bench.note(Signal::Refused(bench.latest()));
     assert!(bench.machine.offered(bench.now).is_some());
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    assert!(matches!(bench.step(Event::Read(None)), Action::Rest(_)));
     bench.now = bench.machine.cool_until();
     bench.note(Signal::Refused(bench.latest()));
     assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open), "after it, one more");
+}
+
+#[test]
+fn a_refusal_inside_the_cool_down_waits_for_a_look_at_the_store() {
+    let mut bench = Bench::live(Means::Once);
+    bench.note(Signal::Refused(bench.latest()));
+    bench.until_renewal();
+    bench.obtain(HOUR);
+    bench.note(Signal::Accepted(bench.latest()));
+    for is_news in [false, true] {
+        assert_eq!(bench.machine.standing(bench.now), Standing::Resting);
+        bench.note(Signal::Refused(bench.latest()));
+        assert_eq!(bench.step(Event::Time), Action::Read);
+        assert_eq!(bench.machine.standing(bench.now), Standing::Renewing, "there is hope");
+        let found = is_news.then(|| bench.next(HOUR));
+        assert!(matches!(bench.step(Event::Read(found)), Action::Rest(_)));
+        let offered = bench.machine.offered(bench.now).map(|known| known.generation);
+        assert_eq!(offered, Some(bench.latest()), "another process's, if there is one");
+    }
+    assert_eq!(bench.machine.standing(bench.now), Standing::Resting);
 }
 
 #[test]
