@@ -45,6 +45,9 @@ const LEDGER_KEPT: Duration = Duration::from_secs(2 * 3600);
 /// How often a ledger is tried that others keep changing.
 const LEDGER_TRIES: u32 = 50;
 
+/// How many sessions are asked for at a time.
+const SURVEYED_AT_ONCE: usize = 64;
+
 /// Between two attempts to subscribe.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
@@ -183,6 +186,34 @@ impl RedisStore {
             warn!(identity, "the stored session is damaged; a new one is needed");
             Entry::Erased(Generation::new(generation))
         }))
+    }
+
+    async fn survey_piece(&self, names: &[String]) -> Result<Vec<Surveyed>, StoreError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for identity in names {
+            pipe.cmd("HMGET").arg(self.key(identity, "session")).arg("g").arg("d");
+            pipe.exists(self.key(identity, "enrolment"));
+        }
+        let found: Vec<redis::Value> = pipe
+            .query_async(&mut self.connection.clone())
+            .await
+            .map_err(self.failed("list the sessions"))?;
+        let mut lines = Vec::with_capacity(names.len());
+        for (identity, found) in names.iter().zip(found.chunks(2)) {
+            let parsed =
+                |error: redis::ParsingError| self.failed("list the sessions")(error.into());
+            let entry = redis::from_redis_value_ref(&found[0]).map_err(parsed)?;
+            let enrolled: bool = redis::from_redis_value_ref(&found[1]).map_err(parsed)?;
+            let session = self.entry(identity, entry)?.session();
+            let session = session.map(|stored| Outline::of(&stored.set));
+            if enrolled || session.is_some() {
+                lines.push(Surveyed { identity: identity.clone(), session, enrolled });
+            }
+        }
+        Ok(lines)
     }
 
     /// Says 'somebody else has' unless the script has done it.
@@ -357,23 +388,24 @@ impl TokenStore for RedisStore {
         })
     }
 
+    /// In pieces, each of which is two round trips.
     fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
         Box::pin(async move {
-            let mut command = redis::cmd("SMEMBERS");
-            command.arg(self.names());
-            let mut names: Vec<String> = self.run("list the sessions", &command).await?;
-            names.sort_unstable();
-            let mut lines = Vec::with_capacity(names.len());
-            for identity in names {
-                let session = self.load(&identity).await?.session();
-                let mut exists = redis::cmd("EXISTS");
-                exists.arg(self.key(&identity, "enrolment"));
-                let enrolled: bool = self.run("list the sessions", &exists).await?;
-                let session = session.map(|stored| Outline::of(&stored.set));
-                if enrolled || session.is_some() {
-                    lines.push(Surveyed { identity, session, enrolled });
+            let (mut cursor, mut lines) = (0_u64, Vec::new());
+            loop {
+                let mut command = redis::cmd("SSCAN");
+                command.arg(self.names()).arg(cursor).arg("COUNT").arg(SURVEYED_AT_ONCE);
+                let (next, names): (u64, Vec<String>) =
+                    self.run("list the sessions", &command).await?;
+                lines.extend(self.survey_piece(&names).await?);
+                cursor = next;
+                if cursor == 0 {
+                    break;
                 }
             }
+            lines.sort_unstable_by(|a, b| a.identity.cmp(&b.identity));
+            // A scan may come by twice while the set grows.
+            lines.dedup_by(|a, b| a.identity == b.identity);
             Ok(lines)
         })
     }
