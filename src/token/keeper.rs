@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, watch};
 
 use super::Generation;
 use super::identities::IdentityId;
@@ -21,9 +21,12 @@ use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
 use crate::store::Enrolment;
 
+mod board;
 pub(super) mod driver;
 mod renewal;
 mod retire;
+
+use board::Board;
 
 /// One identity's token. Its methods may be called from any thread and any runtime.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ pub struct Keeper {
     settings: Arc<IdentitySettings>,
     clock: Clock,
     slot: TokenSlot,
-    view: watch::Sender<View>,
+    view: Board,
     signals: Signals,
     post: Post,
 }
@@ -120,7 +123,7 @@ impl Keeper {
         id: IdentityId,
         agency: UnboundedSender<IdentityId>,
     ) -> Self {
-        let view = watch::Sender::new(View::starting());
+        let view = Board::new(View::starting());
         let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
         let post = Post { id, agency, taken, abolished };
         let (slot, signals) = (TokenSlot::default(), Signals::default());
@@ -151,9 +154,7 @@ impl Keeper {
 
     /// Returns once there is a usable token, without hurrying anybody to get one.
     pub async fn became_usable(&self) {
-        let mut view = self.view.subscribe();
-        let usable = view.wait_for(|view| view.usable(self.clock.now()));
-        drop(usable.await.expect("self holds the sender"));
+        self.view.until(|view| view.usable(self.clock.now()).then_some(())).await;
     }
 
     /// Reports that RingCentral refused the token of `generation`, and waits for a later one.
@@ -162,7 +163,7 @@ impl Keeper {
     /// terminal, or after a failed renewal, or within a penalty or cool-down.
     pub async fn rejected(&self, generation: Generation) -> Result<(), Unavailable> {
         let signals = &self.signals;
-        if self.view.borrow().has_after(generation, self.clock.now()) {
+        if self.view.look().has_after(generation, self.clock.now()) {
             return Ok(());
         }
         signals.refused.fetch_max(generation.number(), Ordering::Relaxed);
@@ -182,12 +183,12 @@ impl Keeper {
 
     /// Why there is no usable token now, and when to ask again.
     pub fn unavailable(&self) -> Unavailable {
-        self.view.borrow().unavailable(self.clock.now())
+        self.view.look().unavailable(self.clock.now())
     }
 
     /// How the identity is doing.
     pub fn status(&self) -> KeeperStatus {
-        let view = self.view.borrow();
+        let view = self.view.look();
         KeeperStatus {
             state: view.standing,
             usable: view.usable(self.clock.now()),
@@ -209,7 +210,7 @@ impl Keeper {
     /// Tells the driver that another process has changed the stored session, to `generation` if
     /// that is known. What we have ourselves is no news.
     pub(super) fn changed(&self, generation: Option<Generation>) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if generation.is_none() || generation > latest {
             self.signals.changed.store(true, Ordering::Relaxed);
             self.signals.wake.notify_one();
@@ -257,20 +258,17 @@ impl Keeper {
     }
 
     async fn watch(&self, look: impl Fn(&View, Timestamp) -> Sight) -> Result<(), Unavailable> {
-        let mut view = self.view.subscribe();
         let _waiting = Waiting::of(&self.signals.waiting);
-        loop {
-            let sight = look(&view.borrow_and_update(), self.clock.now());
-            match sight {
-                Sight::Usable => return Ok(()),
-                Sight::Never(why) => return Err(why),
-                Sight::Later => {
-                    self.hire();
-                    self.signals.wake.notify_one();
-                }
+        let outcome = self.view.until(|view| match look(view, self.clock.now()) {
+            Sight::Usable => Some(Ok(())),
+            Sight::Never(why) => Some(Err(why)),
+            Sight::Later => {
+                self.hire();
+                self.signals.wake.notify_one();
+                None
             }
-            view.changed().await.expect("self holds the sender");
-        }
+        });
+        outcome.await
     }
 }
 
