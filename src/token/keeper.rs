@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, watch};
 
 use super::Generation;
 use super::identities::IdentityId;
@@ -22,9 +22,12 @@ use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
 use crate::store::Enrolment;
 
+mod board;
 pub(super) mod driver;
 mod renewal;
 mod retire;
+
+use board::Board;
 
 /// One identity's token. Its methods may be called from any thread and any runtime.
 #[derive(Debug)]
@@ -32,7 +35,7 @@ pub struct Keeper {
     settings: Arc<IdentitySettings>,
     clock: Clock,
     slot: TokenSlot,
-    view: watch::Sender<View>,
+    view: Board,
     signals: Signals,
     renewals: Renewals,
     post: Post,
@@ -140,7 +143,7 @@ impl Keeper {
         id: IdentityId,
         agency: UnboundedSender<IdentityId>,
     ) -> Self {
-        let view = watch::Sender::new(View::starting());
+        let view = Board::new(View::starting());
         let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
         let post = Post { id, agency, taken, abolished };
         let (slot, signals) = (TokenSlot::default(), Signals::default());
@@ -182,9 +185,7 @@ impl Keeper {
 
     /// Returns once there is a usable token, without hurrying anybody to get one.
     pub async fn became_usable(&self) {
-        let mut view = self.view.subscribe();
-        let usable = view.wait_for(|view| view.usable(self.clock.now()));
-        drop(usable.await.expect("self holds the sender"));
+        self.view.until(|view| view.usable(self.clock.now()).then_some(())).await;
     }
 
     /// Reports that RingCentral refused the token of `generation`, and waits for a later one.
@@ -193,7 +194,7 @@ impl Keeper {
     /// terminal, or after a failed renewal, or within a penalty or cool-down.
     pub async fn rejected(&self, generation: Generation) -> Result<(), Unavailable> {
         let signals = &self.signals;
-        if self.view.borrow().has_after(generation, self.clock.now()) {
+        if self.view.look().has_after(generation, self.clock.now()) {
             return Ok(());
         }
         signals.refused.fetch_max(generation.number(), Ordering::Relaxed);
@@ -207,7 +208,7 @@ impl Keeper {
     /// Budget, lease and penalty are obeyed; back-off and cool-down are not waited for. The error
     /// says why there is no later token; the one there was may be good still.
     pub async fn renew(&self) -> Result<(), Unavailable> {
-        let before = self.view.borrow().latest.map(|known| known.generation);
+        let before = self.view.look().latest.map(|known| known.generation);
         let ours = self.signals.orders.fetch_add(1, Ordering::Release) + 1;
         self.watch(|view, now| view.sight_of_order(before, ours, now)).await
     }
@@ -223,12 +224,12 @@ impl Keeper {
 
     /// Why there is no usable token now, and when to ask again.
     pub fn unavailable(&self) -> Unavailable {
-        self.view.borrow().unavailable(self.clock.now())
+        self.view.look().unavailable(self.clock.now())
     }
 
     /// How the identity is doing.
     pub fn status(&self) -> KeeperStatus {
-        let (view, now) = (self.view.borrow(), self.clock.now());
+        let (view, now) = (self.view.look(), self.clock.now());
         KeeperStatus {
             state: view.standing,
             usable: view.usable(now),
@@ -252,7 +253,7 @@ impl Keeper {
     /// Tells the driver that another process has changed the stored session, to `generation` if
     /// that is known. What we have ourselves is no news.
     pub(super) fn changed(&self, generation: Option<Generation>) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if generation.is_none() || generation > latest {
             self.signals.changed.store(true, Ordering::Relaxed);
             self.signals.wake.notify_one();
@@ -261,7 +262,7 @@ impl Keeper {
 
     /// The store has a session of this generation; anything but ours is news.
     pub(super) fn compared(&self, stored: Generation) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if stored != latest.unwrap_or(Generation::NONE) {
             self.changed(None);
         }
@@ -313,20 +314,17 @@ impl Keeper {
     }
 
     async fn watch(&self, look: impl Fn(&View, Timestamp) -> Sight) -> Result<(), Unavailable> {
-        let mut view = self.view.subscribe();
         let _waiting = Waiting::of(&self.signals.waiting);
-        loop {
-            let sight = look(&view.borrow_and_update(), self.clock.now());
-            match sight {
-                Sight::Usable => return Ok(()),
-                Sight::Never(why) => return Err(why),
-                Sight::Later => {
-                    self.hire();
-                    self.signals.wake.notify_one();
-                }
+        let outcome = self.view.until(|view| match look(view, self.clock.now()) {
+            Sight::Usable => Some(Ok(())),
+            Sight::Never(why) => Some(Err(why)),
+            Sight::Later => {
+                self.hire();
+                self.signals.wake.notify_one();
+                None
             }
-            view.changed().await.expect("self holds the sender");
-        }
+        });
+        outcome.await
     }
 }
 
