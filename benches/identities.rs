@@ -202,6 +202,9 @@ fn open(store: &StoreSettings) -> Box<dyn TokenStore> {
         StoreSettings::Redis { server, seal } => {
             Box::new(RedisStore::open(server, seal.clone()).expect("a good address"))
         }
+        StoreSettings::Memory => {
+            unreachable!("what ends with this process is of no use to another")
+        }
     }
 }
 
@@ -223,15 +226,8 @@ async fn keep(
     let request = request.basic_auth("sandbox-client", Some("sandbox-secret"));
     let answer = request.send().await.expect("an answer").bytes().await.expect("a whole answer");
     let answer: serde_json::Value = serde_json::from_slice(&answer).expect("JSON");
-    let identity = IdentitySettings {
-        name: name(user),
-        application: Arc::clone(&first.application),
-        credential: Credential::Jwt(Secret::new(jwt.clone())),
-        endpoint_id: None,
-        access_token_ttl: None,
-        refresh_token_ttl: None,
-        scope: None,
-    };
+    let (application, secret) = (Arc::clone(&first.application), Secret::new(jwt.clone()));
+    let identity = IdentitySettings::enrolled(&name(user), application, Some(secret));
     let text = |field: &str| answer[field].as_str().map(str::to_owned);
     let now = Clock::system().now();
     let set = TokenSet {
