@@ -18,9 +18,7 @@ use futures_util::{StreamExt, stream};
 use ringbearer::clock::{Clock, Stopwatch};
 use ringbearer::sandbox::{Rules, Sandbox, SandboxOptions};
 use ringbearer::secret::Secret;
-use ringbearer::settings::{
-    ConfigSource, Credential, IdentitySettings, Overrides, Settings, StoreSettings,
-};
+use ringbearer::settings::{ConfigSource, IdentitySettings, Overrides, Settings, StoreSettings};
 use ringbearer::store::file::FileStore;
 use ringbearer::store::redis::RedisStore;
 use ringbearer::store::{Enrolment, Provenance, Stored, TokenStore};
