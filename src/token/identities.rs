@@ -394,6 +394,8 @@ impl Identities {
 
     /// Wakes those whose session would otherwise end because nobody uses it. It never returns.
     async fn patrol(&self) {
+        // Those who wait for the first answers go first.
+        self.clock.sleep(FIRST_PATROL).await;
         loop {
             match self.store.survey().await {
                 Ok(found) => {
@@ -440,6 +442,9 @@ impl Identities {
 
 /// How often the store is searched for sessions near their end.
 const PATROL: Duration = Duration::from_secs(3600);
+
+/// How long after the start it is searched first.
+const FIRST_PATROL: Duration = Duration::from_secs(5);
 
 /// How often the store is compared with what is known.
 const COMPARE: Duration = Duration::from_secs(30);
