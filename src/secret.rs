@@ -15,8 +15,10 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Vi
 use zeroize::Zeroizing;
 
 mod digest;
+mod key;
 
 pub use digest::KeyDigest;
+pub use key::{KEY_BYTES, NoKey, SecretKey};
 
 /// A piece of text that never reaches a log, an error or a response by accident.
 #[derive(Clone)]

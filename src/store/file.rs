@@ -25,6 +25,7 @@ use super::{
     TokenStore, document,
 };
 use crate::clock::{Clock, Timestamp};
+use crate::secret::SecretKey;
 use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
@@ -40,9 +41,9 @@ const PROBE_BYTES: usize = 64 * 1024;
 /// So many threads wait for the disk at once; a thousand identities would each take one.
 const PARALLEL: usize = 4;
 
-/// How often a ledger is tried that another process has at the moment, and how long apart.
-const LEDGER_TRIES: u32 = 400;
-const LEDGER_PAUSE: Duration = Duration::from_millis(5);
+/// How often a lock is tried that another process has at the moment, and how long apart.
+const LOCK_TRIES: u32 = 400;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Token sets in the files of one directory.
 #[derive(Debug)]
@@ -78,17 +79,17 @@ impl FileStore {
         })
     }
 
-    /// The ledger's lock, as soon as it is free; a process that was stopped with it in its hands
-    /// must not stop the others for ever.
-    async fn ledger_lock(&self, ledger: &Path) -> Result<File, StoreError> {
-        for _ in 0..LEDGER_TRIES {
-            let path = ledger.with_extension("ledger-lock");
+    /// The lock of what is kept for a moment only, as soon as it is free; a process that was stopped
+    /// with it in its hands must not stop the others for ever.
+    async fn brief_lock(&self, path: PathBuf) -> Result<File, StoreError> {
+        for _ in 0..LOCK_TRIES {
+            let path = path.clone();
             if let Some(file) = self.on_disk(move |_| lock(&path)).await? {
                 return Ok(file);
             }
-            Clock::system().sleep(LEDGER_PAUSE).await;
+            Clock::system().sleep(LOCK_PAUSE).await;
         }
-        attempt("lock", ledger, Err(io::ErrorKind::TimedOut.into()))
+        attempt("lock", &path, Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -173,7 +174,7 @@ impl TokenStore for FileStore {
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let path = self.directory.ledger(application);
-            let held = self.ledger_lock(&path).await?;
+            let held = self.brief_lock(path.with_extension("ledger-lock")).await?;
             let there = path.clone();
             let mut ledger = self.on_disk(move |_| read_ledger(&there)).await?;
             change(&mut ledger, self.clock.now());
@@ -181,6 +182,18 @@ impl TokenStore for FileStore {
             self.on_disk(move |_| {
                 let _held = held;
                 write_ledger(&path, &ledger)
+            })
+            .await
+        })
+    }
+
+    fn shared_key<'a>(&'a self, name: &'a str) -> StoreFuture<'a, SecretKey> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let held = self.brief_lock(self.directory.path(&name, "key-lock")).await?;
+            self.on_disk(move |directory| {
+                let _held = held;
+                directory.shared_key(&name)
             })
             .await
         })
@@ -305,6 +318,26 @@ impl Directory {
             tracing::error!(identity, ?path, "damaged: add this identity again");
         }
         Ok(enrolment)
+    }
+
+    /// Under the lock, so that nobody makes another one meanwhile.
+    fn shared_key(&self, name: &str) -> Result<SecretKey, StoreError> {
+        let (path, record) = (self.path(name, "key"), super::key_record(name));
+        if let Some(content) = self.read(&record, &path)? {
+            if let Some(key) = super::key_in(&content) {
+                return Ok(key);
+            }
+            tracing::error!(
+                ?path,
+                "damaged: a new key is made, and what the old one sealed is void"
+            );
+        }
+        let new = SecretKey::generate();
+        let sealed = self.seal.close(&record, new.expose().as_bytes());
+        let temporary = self.temporary(&format!("{name}.key"), &sealed)?;
+        attempt("rename", &temporary, fs::rename(&temporary, &path))?;
+        self.sync()?;
+        Ok(SecretKey::parse(&new).expect("it is a key"))
     }
 
     fn survey(&self) -> Result<Vec<Surveyed>, StoreError> {

@@ -24,6 +24,7 @@ use super::{
     TokenStore, document,
 };
 use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::secret::SecretKey;
 use crate::settings::RedisSettings;
 use crate::telemetry::chain;
 use crate::token::Generation;
@@ -410,6 +411,23 @@ impl TokenStore for RedisStore {
             }
             let source = "other processes change it all the time".into();
             Err(StoreError::Server { address: self.address.clone(), action, source })
+        })
+    }
+
+    fn shared_key<'a>(&'a self, name: &'a str) -> StoreFuture<'a, SecretKey> {
+        Box::pin(async move {
+            let (action, key) = ("keep a shared key", format!("{}key:{name}", self.prefix));
+            let record = super::key_record(name);
+            let new = SecretKey::generate();
+            let mut offer = redis::cmd("SET");
+            offer.arg(&key).arg(self.seal.close(&record, new.expose().as_bytes())).arg("NX");
+            self.run::<Option<String>>(action, &offer).await?;
+            let kept: Vec<u8> = self.run(action, redis::cmd("GET").arg(&key)).await?;
+            super::key_in(&self.seal.open(&record, &kept)?).ok_or_else(|| StoreError::Server {
+                address: self.address.clone(),
+                action,
+                source: format!("what is stored under {key:?} is damaged: delete it").into(),
+            })
         })
     }
 
