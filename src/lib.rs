@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! accept (a worker thread) → access::admit: may this pass → Found::has_looped
+//! → facade: a login is answered here; a token of ours is opened
 //! → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
@@ -49,6 +50,7 @@
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
+//! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use humantime::format_duration;
 
 use crate::settings::{
-    ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings, ProxySettings,
-    Settings, StoreSettings, UpstreamSettings, Warning,
+    ApplicationSettings, Credential, FacadeSettings, IdentitySettings, LogFormat, LogSettings,
+    ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -40,6 +40,7 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     for client in &settings.clients {
         writeln!(out, "client       {}: may call as {}", client.name, client.identities)?;
     }
+    facade(&settings.facade, out)?;
     let files = matches!(settings.store, StoreSettings::File { .. });
     writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
     log(&settings.log, out)?;
@@ -102,6 +103,25 @@ fn chosen_by(identity: &IdentitySettings, out: &mut impl Write) -> io::Result<()
     Ok(())
 }
 
+fn facade(facade: &FacadeSettings, out: &mut impl Write) -> io::Result<()> {
+    if !facade.answers {
+        return writeln!(out, "logins       are refused");
+    }
+    let access = format_duration(facade.access_token_ttl);
+    let refresh = format_duration(facade.refresh_token_ttl);
+    let key =
+        if facade.keys.is_empty() { "a key kept in the store" } else { "the configured keys" };
+    writeln!(
+        out,
+        "logins       are answered here: tokens live {access}, refresh tokens {refresh}"
+    )?;
+    writeln!(out, "             sealed with {key}")?;
+    for uri in &facade.redirect_uris {
+        writeln!(out, "             a browser may be sent to {uri}")?;
+    }
+    Ok(())
+}
+
 fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
     let format = match log.format {
         LogFormat::Text => "text",
@@ -146,6 +166,8 @@ identity     sales: logs in to crm with a JWT
              all that comes in by 127.0.0.1:8081 is its
              requests for the host sales.test are its
 client       bill: may call as sales, bot
+logins       are answered here: tokens live 1day, refresh tokens 7days
+             sealed with a key kept in the store
 store        files in /var/lib/ringbearer
 log          text, filter \"info\", a line for each request
 warning      0.0.0.0:80 speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]

@@ -31,8 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Serving};
 use crate::clock::Clock;
-use crate::proxy::selection::Selection;
-use crate::proxy::{Limits, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Limits, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::{Identities, IdentityId};
@@ -66,7 +65,7 @@ pub(super) struct Blueprint {
     pub(super) identities: Arc<Identities>,
     pub(super) limits: Limits,
     pub(super) names: Names,
-    pub(super) selection: Arc<Selection>,
+    pub(super) admission: Arc<Admission>,
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
@@ -128,7 +127,7 @@ impl Worker {
             timers.clone(),
             blueprint.limits,
             blueprint.names,
-            blueprint.selection,
+            blueprint.admission,
             blueprint.log_requests,
         );
         Self {

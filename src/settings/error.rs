@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
-use crate::secret::SecretError;
+use crate::secret::{NoKey, SecretError};
 use crate::store::seal::SealError;
 
 /// Why there are no [`Settings`](super::Settings). Each message names the thing and the cure, and
@@ -133,6 +133,14 @@ pub enum SettingsError {
     TwoStores,
     #[error("store.encryption_keys: {0}")]
     EncryptionKey(SealError),
+    #[error("facade.mode must be \"answer\" or \"refuse\"")]
+    FacadeMode,
+    #[error("facade.keys: {0}")]
+    FacadeKey(NoKey),
+    #[error(
+        "facade.redirect_uris has {uri:?}: write whole URIs without #, such as \"https://app.example.com/callback\""
+    )]
+    RedirectUri { uri: String },
     #[error("log.format must be \"text\" or \"json\"")]
     LogFormat,
     #[error("log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\"")]

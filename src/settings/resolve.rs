@@ -14,6 +14,7 @@ use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
 use super::client::clients;
+use super::facade::facade;
 use super::identity::{Endpoints, applications, identities};
 use super::{
     InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
@@ -47,6 +48,7 @@ pub(super) fn settings(
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
+    let facade = facade(config.facade, &mut sources)?;
     let unused = applications.values().filter(|application| {
         !identities.iter().any(|identity| identity.application.name == application.name)
     });
@@ -55,7 +57,8 @@ pub(super) fn settings(
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
-    Ok((Settings { proxy, upstream, identities, clients, store, log }, warnings))
+    let settings = Settings { proxy, upstream, identities, clients, facade, store, log };
+    Ok((settings, warnings))
 }
 
 fn proxy(

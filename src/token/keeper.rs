@@ -4,17 +4,17 @@
 //! The renewing itself happens elsewhere, in the identity's own `driver` task. A caller only
 //! leaves a mark and watches: a thousand callers cost one renewal, and one that goes away ends none.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
-use super::Generation;
 use super::identities::IdentityId;
 use super::lifecycle::{Known, Lost, Signal, Standing};
 use super::slot::TokenSlot;
+use super::{Generation, Particulars, TokenSet};
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
 use crate::secret::Secret;
@@ -31,6 +31,7 @@ pub struct Keeper {
     settings: Arc<IdentitySettings>,
     clock: Clock,
     slot: TokenSlot,
+    particulars: Mutex<Particulars>,
     view: watch::Sender<View>,
     signals: Signals,
     post: Post,
@@ -124,7 +125,12 @@ impl Keeper {
         let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
         let post = Post { id, agency, taken, abolished };
         let (slot, signals) = (TokenSlot::default(), Signals::default());
-        Self { settings, clock, slot, view, signals, post }
+        let particulars = Mutex::new(Particulars {
+            scope: settings.scope.clone(),
+            owner_id: None,
+            endpoint_id: settings.endpoint_id.clone(),
+        });
+        Self { settings, clock, slot, particulars, view, signals, post }
     }
 
     /// The identity's name.
@@ -135,6 +141,25 @@ impl Keeper {
     /// Where to read the token, request by request.
     pub fn slot(&self) -> &TokenSlot {
         &self.slot
+    }
+
+    /// What is known of its session besides the tokens; before the first one, what was asked for.
+    pub fn particulars(&self) -> Particulars {
+        self.particulars.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_particulars(&self, set: &TokenSet) {
+        let mut known = self.particulars.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut *known;
+        for (known, said) in [
+            (&mut known.scope, &set.scope),
+            (&mut known.owner_id, &set.owner_id),
+            (&mut known.endpoint_id, &set.endpoint_id),
+        ] {
+            if said.is_some() {
+                known.clone_from(said);
+            }
+        }
     }
 
     /// Waits until a usable token is published, or says at once why none will come. It waits

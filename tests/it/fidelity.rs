@@ -6,7 +6,7 @@
 use ringbearer::sandbox::{Arrival, Rules, Sandbox, SandboxOptions};
 use serde_json::Value;
 
-use crate::support::{ECHO, Environment, access_token};
+use crate::support::{ECHO, Environment, Wishes, access_token};
 use crate::wire::{Answer, Wire, get};
 
 const EXTENSION: &str = "/restapi/v1.0/account/~/extension/~";
@@ -198,7 +198,8 @@ async fn a_list_is_read_to_its_last_page_through_the_proxy() {
 
 #[tokio::test]
 async fn two_thousand_odd_targets_arrive_to_the_byte() {
-    let environment = Environment::new().await;
+    let identity = "jwt = \"sandbox-jwt\"\n[facade]\nmode = \"refuse\"".into();
+    let environment = Environment::with(Wishes { identity, ..Wishes::default() }).await;
     let mut wire = Wire::open(environment.address()).await;
     let mut random = fastrand::Rng::with_seed(7);
     let (mut passed, mut refused) = (0_u64, 0);

@@ -5,6 +5,7 @@ mod commands;
 mod connections;
 mod crash;
 mod drain;
+mod facade;
 mod fidelity;
 mod framing;
 mod herd;

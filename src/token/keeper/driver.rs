@@ -139,6 +139,9 @@ impl Driver {
         let offered = self.machine.offered(now);
         if offered != self.published {
             let bearer = self.set.as_ref().filter(|_| offered.is_some()).and_then(Bearer::of);
+            if let Some(set) = &self.set {
+                self.keeper.set_particulars(set);
+            }
             self.keeper.slot.publish(bearer);
             self.published = offered;
         }
