@@ -30,7 +30,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |

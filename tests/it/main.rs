@@ -21,6 +21,7 @@ mod redis_server;
 mod renewal;
 mod replay;
 mod replicas;
+mod run;
 mod sandbox_api;
 mod sandbox_faults;
 mod sandbox_oauth;
