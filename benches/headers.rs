@@ -57,7 +57,7 @@ fn rewriting(c: &mut Criterion) {
             to_upstream(
                 &mut fields,
                 &found,
-                Injected { bearer: &bearer, host: Some(&host), via: &via },
+                Injected { bearer: Some(&bearer), host: Some(&host), via: &via },
             );
             assert_eq!(fields.len(), REQUEST.len());
             fields

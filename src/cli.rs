@@ -6,22 +6,29 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::login::LoginError;
+use crate::login::transfer::TransferError;
 use crate::sandbox::SandboxError;
-use crate::secret::Environment;
+use crate::secret::{Environment, Secret, SecretSource, Sources};
 use crate::service::StartError;
-use crate::settings::{ConfigSource, Overrides, Settings, SettingsError};
+use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::store::archive::ArchiveError;
+use crate::store::seal::SealError;
 use crate::telemetry;
 
 mod check;
 mod demo;
+mod login;
+mod logout;
 mod run;
 mod sandbox;
 mod serve;
+mod transfer;
 
 /// What was written on the command line.
 #[derive(Debug, Parser)]
@@ -38,6 +45,20 @@ pub struct Cli {
 enum Command {
     /// Run the proxy (the default)
     Serve(ConfigurationFlags),
+    /// Log a person in with RingCentral, in the browser; or add an identity by its JWT
+    ///
+    /// The session is kept in the store, where a running proxy finds it at once and renews it.
+    Login(login::LoginFlags),
+    /// End the session of an identity, for all proxies with this store and at RingCentral
+    Logout(logout::LogoutFlags),
+    /// Write sessions into a sealed archive, to go on with them in another store
+    ///
+    /// A session can live in one place only; see --move.
+    Export(transfer::ExportFlags),
+    /// Take sessions out of a sealed archive into the store
+    ///
+    /// A session can live in one place only: do not import what is still in use where it comes from.
+    Import(transfer::ImportFlags),
     /// Show the proxy at work, with a stand-in for RingCentral: no account, no network
     Demo(demo::DemoFlags),
     /// Say what the configuration means, and with --online whether RingCentral agrees
@@ -63,6 +84,27 @@ struct CheckFlags {
     /// Sessions are kept in the store, so that `serve` goes on with them.
     #[arg(long)]
     online: bool,
+}
+
+/// Where the configuration is, for commands that serve nobody.
+#[derive(Debug, Args)]
+struct SourceFlags {
+    /// Configuration in TOML; see proxy.example.toml
+    ///
+    /// Without it the variables of RingCentral's sample apps make one application: `RC_APP_CLIENT_ID`,
+    /// `RC_APP_CLIENT_SECRET` and, if not production, `RC_SERVER_URL`.
+    #[arg(long, value_name = "FILE", env = "RINGBEARER_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Use this server instead of `upstream.url`
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+}
+
+impl SourceFlags {
+    fn split(&self) -> (ConfigSource, Overrides) {
+        let source = self.config.clone().map_or(ConfigSource::Environment, ConfigSource::File);
+        (source, Overrides { upstream: self.upstream.clone(), ..Overrides::default() })
+    }
 }
 
 /// Where the configuration is, and what the command line says instead.
@@ -106,9 +148,16 @@ impl Cli {
                 let mut out = io::stdout().lock();
                 check::run(&settings, &warnings, &mut out).map_err(Failure::Output)?;
                 if online {
+                    if settings.identities.is_empty() {
+                        return Err(SettingsError::NoIdentity.into());
+                    }
                     check::online::run(&settings, &mut out)?;
                 }
             }
+            Command::Login(flags) => login::run(&flags, environment)?,
+            Command::Logout(flags) => logout::run(&flags, environment)?,
+            Command::Export(flags) => transfer::export(flags, environment)?,
+            Command::Import(flags) => transfer::import(&flags, environment)?,
             Command::Demo(flags) => demo::run(&flags)?,
             Command::Run(flags) => return run::run(flags, environment),
             Command::Sandbox(args) => {
@@ -160,6 +209,48 @@ pub enum Failure {
         /// How many there are.
         checked: usize,
     },
+    /// Nobody is logged in or out.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// There is nothing to log out.
+    #[error("there is no identity {identity:?}: neither configured nor in the store")]
+    NobodyToLogOut {
+        /// The name that was given.
+        identity: String,
+    },
+    /// The store is empty.
+    #[error("the store has neither a session nor an added identity: there is nothing to export")]
+    NothingToExport,
+    /// Something could not be collected.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// What was to be imported is no archive, or another key's.
+    #[error(transparent)]
+    Archived(#[from] ArchiveError),
+    /// The archive cannot be written.
+    #[error("the archive {path:?} cannot be written")]
+    Archive {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--key-file` holds something else.
+    #[error("--key-file {path:?} holds no key")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What a key is.
+        source: SealError,
+    },
+    /// Some of the archive was left out, and it was said why.
+    #[error("{refused} of {of} identities are not imported")]
+    NotImported {
+        /// How many were left out.
+        refused: usize,
+        /// How many the archive has.
+        of: usize,
+    },
     /// The system gives no event queue.
     #[error("the runtime cannot be started")]
     Runtime(#[source] io::Error),
@@ -194,7 +285,7 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::UnknownIdentity { .. } => REFUSED,
+            Self::Settings(_) | Self::Key { .. } | Self::UnknownIdentity { .. } => REFUSED,
             Self::Command { source, .. } => run::code_of(source),
             _ => FAILED,
         }
@@ -212,6 +303,28 @@ pub fn show(help_or_usage: &clap::Error) -> ExitCode {
     // Who closed the output does not want it.
     let _ = help_or_usage.print();
     ExitCode::from(if help_or_usage.use_stderr() { REFUSED } else { 0 })
+}
+
+/// The secret in a file of the command line, `-` for standard input.
+fn secret_file(
+    flag: &'static str,
+    path: &Path,
+    environment: Environment<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Secret, SettingsError> {
+    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+    let mut sources = Sources::new(environment, Path::new(""));
+    let secret = sources.read(flag, &SecretSource::File(path.to_owned()))?;
+    let readable = sources.into_world_readable().into_iter();
+    warnings.extend(readable.map(|path| Warning::WorldReadable { path }));
+    Ok(secret)
+}
+
+fn warn_of(warnings: &[Warning]) {
+    for warning in warnings {
+        // Nobody is left to tell if standard error is closed.
+        let _ = writeln!(io::stderr(), "ringbearer: {warning}");
+    }
 }
 
 fn complain(error: &(dyn Error + 'static)) {
@@ -244,6 +357,11 @@ Examples:
                                                     an app with a proxy of its own
   RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
                                                     run without a file
+  ringbearer login sales --config proxy.toml        log a person in, in the browser
+  ringbearer login sales --paste                    … without a browser on this machine
+  ringbearer logout sales                           end that session
+  ringbearer export sales --move --key-file key --output sales.archive
+                                                    take it to another machine; there: import
   curl http://127.0.0.1:8080/restapi/v1.0/account/~ try it
 
 Exit codes:

@@ -99,6 +99,15 @@ impl Clock {
         manual.send_modify(|now| *now = *now + by);
     }
 
+    /// Sets a manual clock back, as whoever corrects the machine's does.
+    ///
+    /// # Panics
+    /// On the machine's clock, which nobody can move.
+    pub fn set_back(&self, by: Duration) {
+        let manual = self.0.as_ref().expect("only a manual clock is moved by hand");
+        manual.send_modify(|now| *now = *now - by);
+    }
+
     /// Returns when the wall clock has reached `deadline`.
     ///
     /// The wait is cut into pieces of at most [`RECHECK`], and the wall clock is read after each:
@@ -114,9 +123,22 @@ impl Clock {
             if left.is_zero() {
                 return;
             }
-            #[allow(clippy::disallowed_methods, reason = "this is the one place that may sleep")]
+            #[allow(clippy::disallowed_methods, reason = "this is the place that may sleep")]
             tokio::time::sleep(left.min(RECHECK)).await;
         }
+    }
+
+    /// Returns [`RECHECK`] after `before`, whatever becomes of the wall clock meanwhile: for whoever
+    /// wants to know that it was set back, through which [`Clock::sleep_until`] sleeps.
+    pub async fn next_look(&self, before: Timestamp) {
+        if let Some(manual) = &self.0 {
+            let mut now = manual.subscribe();
+            let passed = now.wait_for(|now| *now < before || *now >= before + RECHECK);
+            passed.await.expect("self holds the sender");
+            return;
+        }
+        #[allow(clippy::disallowed_methods, reason = "this, too, is the place that may sleep")]
+        tokio::time::sleep(RECHECK).await;
     }
 
     /// `sleep_until(now + by)`.
@@ -170,6 +192,27 @@ mod tests {
         let precise = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let coarse = u128::from(Clock::system().now().unix_millis());
         assert!(precise.abs_diff(coarse) < 1000, "coarse {coarse}, precise {precise}");
+    }
+
+    #[tokio::test]
+    async fn who_looks_after_the_clock_notices_that_it_goes_forward_and_back() {
+        let clock = Clock::manual(START);
+        let look = |before| {
+            let clock = clock.clone();
+            tokio::spawn(async move { clock.next_look(before).await })
+        };
+        let onward = look(START);
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_millis(14_999));
+        tokio::task::yield_now().await;
+        assert!(!onward.is_finished(), "it is not time yet");
+        clock.advance(Duration::from_millis(1));
+        onward.await.unwrap();
+        let back = look(clock.now());
+        tokio::task::yield_now().await;
+        clock.set_back(Duration::from_secs(3600));
+        back.await.unwrap();
+        assert_eq!(clock.now(), START + RECHECK - Duration::from_secs(3600));
     }
 
     #[tokio::test]

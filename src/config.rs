@@ -26,6 +26,7 @@ pub(crate) mod keys;
 pub(crate) struct Config {
     pub(crate) proxy: ProxyConfig,
     pub(crate) upstream: UpstreamConfig,
+    pub(crate) host: BTreeMap<String, HostConfig>,
     pub(crate) application: BTreeMap<String, ApplicationConfig>,
     pub(crate) identity: BTreeMap<String, IdentityConfig>,
     pub(crate) client: BTreeMap<String, ClientConfig>,
@@ -43,6 +44,8 @@ pub(crate) struct ProxyConfig {
     pub(crate) allow_remote_clients: Option<bool>,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) h2c: Option<bool>,
+    pub(crate) rewrite_links: Option<bool>,
+    pub(crate) public_url: Option<String>,
     #[serde(deserialize_with = "count")]
     pub(crate) workers: Option<NonZeroU32>,
     #[serde(deserialize_with = "duration")]
@@ -53,6 +56,8 @@ pub(crate) struct ProxyConfig {
     pub(crate) replay_memory: Option<ByteSize>,
     #[serde(deserialize_with = "duration")]
     pub(crate) client_idle_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
 }
@@ -82,6 +87,13 @@ pub(crate) struct UpstreamConfig {
     pub(crate) idle_timeout: Option<Duration>,
 }
 
+/// `[host.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostConfig {
+    pub(crate) url: Option<String>,
+}
+
 /// `[application.NAME]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -90,6 +102,9 @@ pub(crate) struct ApplicationConfig {
     pub(crate) client_secret: Option<SecretSource>,
     pub(crate) token_url: Option<String>,
     pub(crate) revoke_url: Option<String>,
+    pub(crate) authorize_url: Option<String>,
+    pub(crate) device_authorization_url: Option<String>,
+    pub(crate) redirect_uri: Option<String>,
     #[serde(deserialize_with = "count")]
     pub(crate) token_requests_per_minute: Option<NonZeroU32>,
 }
@@ -112,6 +127,7 @@ pub(crate) struct IdentityConfig {
     pub(crate) extension: Option<String>,
     pub(crate) password: Option<SecretSource>,
     pub(crate) client_credentials: Option<bool>,
+    pub(crate) login: Option<bool>,
     pub(crate) endpoint_id: Option<String>,
     pub(crate) scope: Option<String>,
     #[serde(deserialize_with = "duration")]
@@ -150,10 +166,12 @@ pub(crate) struct FacadeConfig {
 #[serde(default)]
 pub(crate) struct StoreConfig {
     pub(crate) directory: Option<PathBuf>,
+    pub(crate) memory: Option<bool>,
     pub(crate) redis: Option<SecretSource>,
     pub(crate) redis_ca_file: Option<PathBuf>,
     pub(crate) redis_prefix: Option<String>,
     pub(crate) allow_plain_redis: Option<bool>,
+    pub(crate) redis_wait_replicas: Option<u32>,
     pub(crate) encryption_keys: Option<Vec<SecretSource>>,
 }
 

@@ -9,7 +9,7 @@
 //! ```text
 //! accept (a worker thread) → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
-//! → selection: who calls, and as which identity
+//! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
 //! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
@@ -26,11 +26,14 @@
 //! → store: lease, look again, probe → oauth: one request → store: save → slot: publish
 //! ```
 //!
+//! What holds when a process, an answer or the store is lost in between: `docs/protocol.md`, checked by
+//! `tests/protocol`.
+//!
 //! # Crate map
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `run`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
@@ -45,13 +48,20 @@
 //! | [`token::slot`] | how a token reaches worker threads without a lock |
 //! | [`token::identities`] | from a name to its keeper |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
+//! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
+//! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
+//! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
+//! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
+//! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
+//! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
+//! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |
@@ -60,11 +70,12 @@
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → server → proxy → {token, upstream}`, and
-//! `token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
+//! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod login;
 pub mod oauth;
 pub mod proxy;
 pub mod sandbox;

@@ -9,6 +9,8 @@ use http::StatusCode;
 
 use crate::store::StoreError;
 
+pub mod authorization;
+pub mod device;
 pub mod endpoint;
 pub mod grant;
 pub mod response;
@@ -94,6 +96,15 @@ pub enum TokenError {
     /// Somebody ended the session on purpose.
     #[error("the session was ended by a logout: log in again")]
     LoggedOut,
+    /// Nobody has logged in yet.
+    #[error("nobody has logged in: run `ringbearer login`")]
+    NotLoggedIn,
+    /// 400: the login that a device waits for is not over (RFC 8628 §3.5).
+    #[error("nobody has agreed to the login yet: it is asked again")]
+    Pending {
+        /// Whether the server wants to be asked more seldom.
+        slow_down: bool,
+    },
     /// Nothing is known yet.
     #[error("no token has been obtained yet: one is on its way")]
     Starting,

@@ -10,41 +10,52 @@ pub mod error;
 mod exchange;
 pub mod facade;
 pub mod headers;
+pub mod links;
 mod login;
 mod outbound;
+mod public;
 mod record;
 pub mod replay;
+pub mod routes;
 pub mod selection;
+pub mod upgrade;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HeaderName, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use rustls::ClientConfig;
 
 pub use outbound::Outbound;
 
+use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
-use crate::upstream::{Choice, SendError, Upstream};
+use crate::upstream::{Choice, Connector, SendError, Upstream};
 use access::Refusal as Barred;
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
-use exchange::Exchange;
+use exchange::{Exchange, Route};
 use facade::Facade;
 use facade::pass::Pass;
 use headers::{Found, Injected};
+use links::LinkMap;
+use links::body::Rewritten;
 use login::Call;
+use public::Public;
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
+use routes::{Routes, Site};
 use selection::{API_KEY, Asked, Chosen, Denied, Selection};
+use upgrade::{Opener, Tunnels};
 
 /// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
 pub const REPLAY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-replay");
@@ -59,7 +70,12 @@ type Answer = Response<crate::upstream::Content<Outgoing<Incoming>>>;
 #[derive(Debug)]
 pub struct Proxy {
     identities: Arc<Identities>,
-    upstream: Upstream<Outgoing<Incoming>>,
+    routes: Routes,
+    /// RingCentral's hosts, in the order of `routes`.
+    hosts: Vec<Host>,
+    /// Where the proxy is for clients; `None` if links in answers are left alone.
+    public: Option<Public>,
+    tunnels: Tunnels,
     timers: Timers,
     local: RefCell<Vec<Local>>,
     limits: Limits,
@@ -77,6 +93,23 @@ pub struct Admission {
     pub facade: Facade,
 }
 
+/// One of RingCentral's hosts.
+#[derive(Debug)]
+struct Host {
+    /// `Host` there.
+    authority: HeaderValue,
+    towards: Towards,
+}
+
+/// What a host is for.
+#[derive(Debug)]
+enum Towards {
+    /// Requests with a token, and their answers.
+    Requests(Upstream<Outgoing<Incoming>>),
+    /// WebSockets, which need none.
+    Sockets(Box<Connector>),
+}
+
 /// How long and how much.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -84,13 +117,24 @@ pub struct Limits {
     pub token_wait: Duration,
     /// What is kept for a replay.
     pub keep: KeepLimit,
+    /// How long a WebSocket may be silent.
+    pub websocket_idle: Duration,
 }
 
-/// What the proxy calls itself and the other side.
+/// What is done about links in answers.
+#[derive(Clone, Debug)]
+pub struct Links {
+    /// Whether they are led back.
+    pub are_rewritten: bool,
+    /// Where to; else to the host that the client has used.
+    pub public_url: Option<Origin>,
+    /// Whether clients speak TLS to the proxy.
+    pub tls: bool,
+}
+
+/// What the proxy calls itself.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// `Host` upstream.
-    pub host: HeaderValue,
     /// This process in `Via`: unique, so that a loop shows.
     pub pseudonym: String,
     via_h1: HeaderValue,
@@ -98,11 +142,11 @@ pub struct Names {
 }
 
 impl Names {
-    /// `host` for the upstream; `pseudonym` must be a token (RFC 9110 §5.6.2).
-    pub fn new(host: HeaderValue, pseudonym: String) -> Self {
+    /// `pseudonym` must be a token (RFC 9110 §5.6.2).
+    pub fn new(pseudonym: String) -> Self {
         let via = |version| HeaderValue::from_str(&format!("{version} {pseudonym}"));
         let (via_h1, via_h2) = (via("1.1").expect("a token"), via("2").expect("a token"));
-        Self { host, pseudonym, via_h1, via_h2 }
+        Self { pseudonym, via_h1, via_h2 }
     }
 
     fn via(&self, received: Version) -> &HeaderValue {
@@ -135,12 +179,23 @@ enum Prepared {
     Call(Option<Box<Call>>),
     /// It shows a token of the facade's, whose key is not known yet.
     Keyless(Option<Box<Request<Incoming>>>),
+    /// It asks for a WebSocket.
+    Socket(Option<Box<Socket>>),
     /// It may not pass after all.
     Refused(Option<ProxyError>),
 }
 
+/// A request for a WebSocket, as it came.
+struct Socket {
+    head: Parts,
+    found: Found,
+    site: Site,
+}
+
 /// A request that may pass, as it came.
 struct Early {
+    site: Site,
+    links: Option<Arc<LinkMap>>,
     head: Parts,
     content: Incoming,
     found: Found,
@@ -157,18 +212,38 @@ enum Whose {
 }
 
 impl Proxy {
-    /// A proxy for the thread that `upstream` and `timers` belong to.
+    /// A proxy for the thread that `timers` belong to. `tls` is for connections to RingCentral.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own, and none is optional")]
     pub fn new(
         identities: Arc<Identities>,
-        upstream: Upstream<Outgoing<Incoming>>,
+        upstream: &UpstreamSettings,
+        tls: &ClientConfig,
         timers: Timers,
         limits: Limits,
         names: Names,
         admission: Arc<Admission>,
+        links: &Links,
         log_requests: bool,
     ) -> Self {
         let local = RefCell::default();
-        Self { identities, upstream, timers, local, limits, names, admission, log_requests }
+        let routes = Routes::new(&upstream.hosts);
+        let hosts = hosts(upstream, tls, &timers);
+        let public = || Public::new(upstream, links.public_url.as_ref(), links.tls);
+        let public = links.are_rewritten.then(public);
+        let tunnels = Tunnels::default();
+        Self {
+            identities,
+            routes,
+            hosts,
+            public,
+            tunnels,
+            timers,
+            local,
+            limits,
+            names,
+            admission,
+            log_requests,
+        }
     }
 
     /// Answers one request: RingCentral's answer, or an error of the proxy's own. `fixed` is the
@@ -204,6 +279,10 @@ impl Proxy {
                     let early = early.take().expect("a future is run once");
                     Box::pin(self.relay_in_time(*early, &mut record)).await
                 }
+                Prepared::Socket(socket) => {
+                    let socket = socket.take().expect("a future is run once");
+                    Box::pin(self.open_tunnel(*socket)).await
+                }
                 Prepared::Refused(error) => Err(error.take().expect("a future is run once")),
             };
             let answer = answer.unwrap_or_else(|error| {
@@ -217,7 +296,16 @@ impl Proxy {
 
     /// Drops the upstream connections that have idled too long.
     pub fn sweep(&self) {
-        self.upstream.sweep();
+        for host in &self.hosts {
+            if let Towards::Requests(upstream) = &host.towards {
+                upstream.sweep();
+            }
+        }
+    }
+
+    /// Its WebSocket tunnels.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// Judges a request and makes it ready to be sent, if there is a token.
@@ -229,6 +317,14 @@ impl Proxy {
     ) -> Result<Prepared, ProxyError> {
         let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
+        let shown = self.admission.facade.shown(&head.headers, &found).is_some();
+        if shown && self.admission.facade.keys().is_none() {
+            // As it came: it is looked at anew.
+            return Ok(Prepared::Keyless(Some(Box::new(Request::from_parts(head, content)))));
+        }
+        let links = self.public.as_ref().and_then(|public| public.links(&head));
+        let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
+        let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
         match access::admit(&head.method, &head.uri, head.version, &head.headers, &found) {
             Ok(()) => {}
             Err(Barred::TokenManagement(endpoint)) if self.admission.facade.answers(endpoint) => {
@@ -240,19 +336,16 @@ impl Proxy {
         if found.has_looped(&head.headers, &self.names.pseudonym) {
             return Err(ProxyError::Loop);
         }
-        let pass = match self.admission.facade.shown(&head.headers, &found) {
-            None => None,
-            Some(token) => {
-                let Some(pass) = self.pass(token) else {
-                    let request = Request::from_parts(head, content);
-                    return Ok(Prepared::Keyless(Some(Box::new(request))));
-                };
-                Some(pass.map_err(ProxyError::Denied)?)
-            }
-        };
+        let pass = if shown { self.pass(&head, &found)? } else { None };
         let identity = self.identity(&head, &found, fixed, pass.as_ref())?;
         if self.admission.selection.asks_for_key() {
             head.headers.remove(API_KEY);
+        }
+        if matches!(self.hosts[site.index()].towards, Towards::Sockets(_)) {
+            if !upgrade::is_websocket(&head) {
+                return Err(ProxyError::Refused(access::Refusal::WebSocketOnly));
+            }
+            return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
         }
         let token = match &identity {
             Whose::Known(id) => {
@@ -261,7 +354,7 @@ impl Proxy {
             }
             Whose::Stranger(_) | Whose::Sealed(_) => None,
         };
-        let early = Early { head, content, found, identity };
+        let early = Early { site, links, head, content, found, identity };
         Ok(match token {
             Some((id, token)) => {
                 Prepared::Ready(self.exchange(id, early, token.value), token.generation)
@@ -297,7 +390,7 @@ impl Proxy {
             return Box::pin(self.heal(exchange, generation, answer, record)).await;
         }
         self.note_accepted(exchange.identity(), generation);
-        Ok(to_client(answer))
+        Ok(self.to_client(answer, exchange))
     }
 
     /// The request came before the token did.
@@ -384,16 +477,27 @@ impl Proxy {
     }
 
     fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { head, content, found, identity: _ } = early;
+        let Early { site, links, head, content, found, identity: _ } = early;
         let mut fields = head.headers;
-        let (host, via) = (Some(&self.names.host), self.names.via(head.version));
-        headers::to_upstream(&mut fields, &found, Injected { bearer: &bearer, host, via });
+        let host = Some(&self.hosts[site.index()].authority);
+        let (injected, via) = (Some(&bearer), self.names.via(head.version));
+        headers::to_upstream(&mut fields, &found, Injected { bearer: injected, host, via });
+        if links.is_some() {
+            links::fields::to_upstream(&mut fields);
+        }
         if !content.is_end_stream() && content.size_hint().exact().is_none() {
             // Unless told so, hyper sends a GET without its content.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let content = Replayable::new(content, &self.limits.keep);
-        Exchange::new(identity, head.method, head.uri, fields, bearer, content)
+        Exchange::new(
+            Route { site, identity, links },
+            head.method,
+            head.uri,
+            fields,
+            bearer,
+            content,
+        )
     }
 
     /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
@@ -401,7 +505,10 @@ impl Proxy {
         let mut choice = Choice::Any;
         loop {
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
-            match self.upstream.send(request, choice, || exchange.progress()).await {
+            let Towards::Requests(upstream) = &self.hosts[exchange.site().index()].towards else {
+                unreachable!("what goes to a host for sockets becomes no exchange");
+            };
+            match upstream.send(request, choice, || exchange.progress()).await {
                 Ok(answer) => return Ok(answer),
                 Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
@@ -412,6 +519,22 @@ impl Proxy {
                 Err(error) => return Err(ProxyError::Upstream(error)),
             }
         }
+    }
+
+    async fn open_tunnel(&self, socket: Socket) -> Result<Response<Outbound>, ProxyError> {
+        let Socket { head, found, site } = socket;
+        let Host { authority, towards: Towards::Sockets(connector) } = &self.hosts[site.index()]
+        else {
+            unreachable!("it was prepared for a host for sockets");
+        };
+        let opener = Opener {
+            connector,
+            timers: &self.timers,
+            tunnels: &self.tunnels,
+            idle_timeout: self.limits.websocket_idle,
+        };
+        let via = self.names.via(head.version);
+        opener.open(head, &found, authority, via).await
     }
 
     /// RingCentral refused the request. If a newer token may help, gets one and sends it again.
@@ -481,9 +604,26 @@ impl Proxy {
         if answer.status() != StatusCode::UNAUTHORIZED {
             self.note_accepted(exchange.identity(), newer.generation);
         }
-        let mut answer = to_client(answer);
+        let mut answer = self.to_client(answer, exchange);
         answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
         Ok(answer)
+    }
+
+    /// RingCentral's answer, as it is passed on.
+    fn to_client(&self, mut answer: Answer, exchange: &Exchange) -> Response<Outbound> {
+        let fields = answer.headers_mut();
+        headers::to_client(fields);
+        if exchange.site() != Site::PLATFORM
+            && let Some(location) = fields.get(LOCATION)
+            && let Some(path) = self.routes.led_back(exchange.site(), location.as_bytes())
+        {
+            fields.insert(LOCATION, HeaderValue::from_bytes(&path).expect("two field values"));
+        }
+        let answer = match exchange.links() {
+            Some(links) => links::body::rewrite(links, answer),
+            None => answer.map(Rewritten::untouched),
+        };
+        answer.map(Outbound::upstream)
     }
 
     fn renew_meanwhile(&self, identity: IdentityId, refused: Generation) {
@@ -503,11 +643,20 @@ impl Proxy {
     }
 }
 
-/// RingCentral's answer, as it is passed on.
-fn to_client(answer: Answer) -> Response<Outbound> {
-    let mut answer = answer.map(Outbound::upstream);
-    headers::to_client(answer.headers_mut());
-    answer
+/// The platform, then the other hosts in their order.
+fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Vec<Host> {
+    let host = |origin: &Origin, websocket| {
+        let authority = HeaderValue::from_str(origin.authority.as_str());
+        let connector = Connector::new(origin, settings, tls);
+        let towards = if websocket {
+            Towards::Sockets(Box::new(connector.without_h2()))
+        } else {
+            Towards::Requests(Upstream::new(connector, timers.clone(), settings.idle_timeout))
+        };
+        Host { authority: authority.expect("an authority is a field value"), towards }
+    };
+    let others = settings.hosts.iter().map(|other| host(&other.origin, other.websocket));
+    std::iter::once(host(&settings.origin, false)).chain(others).collect()
 }
 
 /// RingCentral's refusal, with the reason why it is passed on.

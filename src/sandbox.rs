@@ -26,6 +26,7 @@ use crate::clock::Clock;
 mod api;
 mod breakage;
 mod codes;
+mod consent;
 mod control;
 mod endpoints;
 mod examples;

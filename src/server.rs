@@ -17,7 +17,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
-use http::HeaderValue;
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
@@ -28,7 +27,7 @@ use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::facade::Facade;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Admission, Limits, Names};
+use crate::proxy::{Admission, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::{Identities, IdentityId};
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -74,12 +73,17 @@ impl Server {
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
             limits: limits(&settings.proxy),
-            names: names(settings),
+            names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::new(admission(settings)),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
             drain_timeout: settings.proxy.drain_timeout,
+            links: Links {
+                are_rewritten: settings.proxy.rewrite_links,
+                public_url: settings.proxy.public_url.clone(),
+                tls: settings.proxy.tls.is_some(),
+            },
             log_requests: settings.log.requests,
             clock: clock.clone(),
         };
@@ -150,11 +154,9 @@ fn admission(settings: &Settings) -> Admission {
 fn limits(settings: &ProxySettings) -> Limits {
     let memory = ReplayMemory::new(settings.replay_memory);
     let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory };
-    Limits { token_wait: settings.token_wait, keep }
-}
-
-fn names(settings: &Settings) -> Names {
-    let authority = settings.upstream.origin.authority.as_str();
-    let host = HeaderValue::from_str(authority).expect("an authority is a field value");
-    Names::new(host, format!("ringbearer-{:08x}", fastrand::u32(..)))
+    Limits {
+        token_wait: settings.token_wait,
+        keep,
+        websocket_idle: settings.websocket_idle_timeout,
+    }
 }

@@ -18,8 +18,9 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{Server, ServerError};
-use crate::settings::{Settings, StoreSettings};
+use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
+use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
 use crate::store::{StoreError, TokenStore};
 use crate::token::Generation;
@@ -114,25 +115,40 @@ pub fn identities(
     tls: &ClientConfig,
     clock: &Clock,
 ) -> Result<Identities, StartError> {
-    let upstream = &settings.upstream;
-    let http = http_client(tls.clone(), upstream.http_proxy.as_ref(), upstream.response_timeout)?;
-    let store: Arc<dyn TokenStore> = match &settings.store {
+    let endpoint = endpoint(settings, tls)?;
+    let identities =
+        Identities::new(&settings.identities, store(settings, clock)?, endpoint, clock.clone());
+    Ok(identities.knowing(&settings.applications))
+}
+
+/// The store of `settings`.
+pub fn store(settings: &Settings, clock: &Clock) -> Result<Arc<dyn TokenStore>, StartError> {
+    Ok(match &settings.store {
         StoreSettings::Redis { server, seal } => Arc::new(RedisStore::open(server, seal.clone())?),
+        StoreSettings::Memory => Arc::new(MemoryStore::new(clock.clone())),
         StoreSettings::File { directory, seal } => {
             Arc::new(FileStore::open(directory, seal.clone(), clock.clone())?)
         }
-    };
-    let endpoint = TokenEndpoint::new(http);
-    Ok(Identities::new(&settings.identities, store, endpoint, clock.clone()))
+    })
+}
+
+/// The client of RingCentral's token endpoint.
+pub fn endpoint(settings: &Settings, tls: &ClientConfig) -> Result<TokenEndpoint, StartError> {
+    let upstream = &settings.upstream;
+    let http = http_client(tls.clone(), upstream.http_proxy.as_ref(), upstream.response_timeout)?;
+    Ok(TokenEndpoint::new(http))
 }
 
 /// Loading the platform's certificates takes longer than everything else at start, so it is left
 /// out where nothing speaks TLS.
 pub fn trust(settings: &Settings) -> Trust {
     let is_https = |url: &http::Uri| url.scheme_str() == Some("https");
-    let mut applications = settings.identities.iter().map(|identity| &identity.application);
+    let asks_by_https = |app: &ApplicationSettings| {
+        [&app.token_url, &app.revoke_url, &app.device_authorization_url].into_iter().any(is_https)
+    };
     let wanted = settings.upstream.origin.tls
-        || applications.any(|app| is_https(&app.token_url) || is_https(&app.revoke_url));
+        || settings.upstream.hosts.iter().any(|host| host.origin.tls)
+        || settings.applications.iter().any(|app| asks_by_https(app));
     match &settings.upstream.ca_file {
         _ if !wanted => Trust::Nobody,
         Some(file) => Trust::File(file.clone()),

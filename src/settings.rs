@@ -16,14 +16,17 @@ use crate::store::seal::Seal;
 pub use self::error::{SettingsError, UrlProblem, Warning};
 pub use self::load::{ConfigSource, Overrides};
 pub use self::origin::Origin;
+pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
 pub use crate::config::ConfigError;
 
 mod client;
 mod error;
 mod facade;
+mod host;
 mod identity;
 mod load;
 mod origin;
+mod redis;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -35,7 +38,10 @@ pub struct Settings {
     pub proxy: ProxySettings,
     /// The side that RingCentral is on.
     pub upstream: UpstreamSettings,
-    /// Whose tokens there are. Never empty; the names are unique.
+    /// The apps that sessions are opened with, used or not.
+    pub applications: Vec<Arc<ApplicationSettings>>,
+    /// Whose tokens there are; the names are unique. Empty only where there is an application, whose
+    /// identities are added by a login.
     pub identities: Vec<Arc<IdentitySettings>>,
     /// Who may call. Empty where whoever reaches a listener may.
     pub clients: Vec<ClientSettings>,
@@ -56,6 +62,10 @@ pub struct ProxySettings {
     pub tls: Option<InboundTls>,
     /// Whether clear-text HTTP/2 (prior knowledge) is accepted.
     pub h2c: bool,
+    /// Whether links in answers are led back to the proxy.
+    pub rewrite_links: bool,
+    /// Where clients reach the proxy, if their own word is not to count.
+    pub public_url: Option<Origin>,
     /// Worker threads, each with its own runtime, listener and upstream pool.
     pub workers: NonZeroUsize,
     /// How long a request may wait for a token before it gets 503.
@@ -66,6 +76,8 @@ pub struct ProxySettings {
     pub replay_memory: usize,
     /// How long a client may take to send a request head, and how long a connection may idle.
     pub client_idle_timeout: Duration,
+    /// How long a WebSocket may be silent.
+    pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
 }
@@ -82,8 +94,10 @@ pub struct InboundTls {
 /// `[upstream]`: the side that RingCentral is on.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
-    /// Where requests go. The only origin that a token is ever sent to.
+    /// Where requests go. With `hosts`, the only origins that a token is sent to.
     pub origin: Origin,
+    /// Its other hosts, by name.
+    pub hosts: Vec<HostSettings>,
     /// A PEM file with the CAs to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy to reach the origin through (CONNECT). Never taken from the environment.
@@ -96,6 +110,17 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+}
+
+/// `[host.NAME]`: another host of RingCentral's, at `/.ringbearer/NAME/` of the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSettings {
+    /// Its name in the configuration and in paths.
+    pub name: String,
+    /// Where it is.
+    pub origin: Origin,
+    /// Whether it takes WebSockets, which carry tokens of their own, and nothing else.
+    pub websocket: bool,
 }
 
 /// `[application.NAME]`: a RingCentral app, to whom the budget of token requests belongs.
@@ -111,6 +136,12 @@ pub struct ApplicationSettings {
     pub token_url: Uri,
     /// The revocation endpoint.
     pub revoke_url: Uri,
+    /// The authorization endpoint, where a person logs in.
+    pub authorize_url: Uri,
+    /// The device authorization endpoint (RFC 8628).
+    pub device_authorization_url: Uri,
+    /// Where a login sends the browser, exactly as it is registered for the app.
+    pub redirect_uri: String,
     /// Token requests allowed in any 60 s, over all identities.
     pub token_requests_per_minute: NonZeroU32,
 }
@@ -128,6 +159,8 @@ pub struct IdentitySettings {
     pub hosts: Vec<String>,
     /// Addresses on which every request is this identity's.
     pub listen: Vec<SocketAddr>,
+    /// What opens a new one when that session is lost: a credential that does so any time.
+    pub fallback: Option<Credential>,
     /// `endpoint_id`: one stable name for this instance of the application.
     pub endpoint_id: Option<String>,
     /// `access_token_ttl` to ask for.
@@ -217,10 +250,12 @@ pub enum StoreSettings {
         /// What seals the files.
         seal: Seal,
     },
+    /// Nowhere: sessions end with the process, and each identity opens its next.
+    Memory,
     /// A Redis or Valkey server.
     Redis {
         /// Which, and how to get in.
-        server: RedisSettings,
+        server: Box<RedisSettings>,
         /// What seals the sessions.
         seal: Seal,
     },
@@ -239,22 +274,12 @@ impl fmt::Display for StoreSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { directory, .. } => directory.display().fmt(f),
-            Self::Redis { server, .. } => write!(f, "redis://{}", server.address),
+            Self::Memory => f.write_str("memory"),
+            Self::Redis { server, .. } => {
+                write!(f, "{}://{}", server.topology.scheme(), server.address)
+            }
         }
     }
-}
-
-/// The Redis or Valkey server of `[store]`.
-#[derive(Clone, Debug)]
-pub struct RedisSettings {
-    /// `redis://` or `rediss://`, with user and password.
-    pub url: Secret,
-    /// Host and port, for messages.
-    pub address: String,
-    /// The CAs to trust instead of the platform's, PEM.
-    pub ca_pem: Option<String>,
-    /// What every key begins with.
-    pub prefix: String,
 }
 
 /// `[log]`.

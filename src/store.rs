@@ -11,6 +11,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -21,11 +23,16 @@ use crate::settings::{Credential, IdentitySettings};
 use crate::token::ledger::Ledger;
 use crate::token::{Generation, TokenSet};
 
+pub mod archive;
 mod document;
 pub mod file;
 pub mod memory;
+mod pulse;
 pub mod redis;
 pub mod seal;
+
+/// The mark of a logout is kept for so long: no process that was away knows an older session.
+const MARK_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What an operation of a [`TokenStore`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -59,6 +66,18 @@ pub trait TokenStore: Send + Sync {
 
     /// What other processes change from now on. Changes of this process may be among them.
     fn changes(&self) -> UnboundedReceiver<Change>;
+
+    /// The stored generation of each identity, [`Generation::NONE`] where nothing is; for a look at
+    /// all of them that tells whether the store has lost something.
+    fn generations<'a>(&'a self, identities: &'a [&'a str]) -> StoreFuture<'a, Vec<Generation>> {
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(identities.len());
+            for identity in identities {
+                found.push(self.load(identity).await?.generation());
+            }
+            Ok(found)
+        })
+    }
 
     /// Keeps an identity that was added while the proxy ran; `None` removes it. Its session is not
     /// touched.
@@ -242,7 +261,24 @@ impl fmt::Debug for Provenance {
 /// The right to renew one identity, for as long as this value lives and its holder keeps up.
 pub struct Lease {
     identity: String,
-    held: Box<dyn Hold>,
+    held: Arc<dyn Hold>,
+}
+
+/// Tells whether a [`Lease`] still keeps others out, wherever the lease itself is.
+#[derive(Clone)]
+pub struct Vigil(Weak<dyn Hold>);
+
+impl Vigil {
+    /// To be asked right before something is done that nobody else may do at the same time.
+    pub fn is_live(&self) -> bool {
+        self.0.upgrade().is_some_and(|held| held.is_live())
+    }
+}
+
+impl fmt::Debug for Vigil {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vigil")
+    }
 }
 
 /// What stands behind a [`Lease`]. Dropping it gives the lease back.
@@ -257,12 +293,17 @@ pub trait Hold: Any + Send + Sync {
 impl Lease {
     /// Of `identity`.
     pub fn new(identity: impl Into<String>, held: impl Hold) -> Self {
-        Self { identity: identity.into(), held: Box::new(held) }
+        Self { identity: identity.into(), held: Arc::new(held) }
     }
 
-    /// Whether it still keeps others out. To be asked right before the token request is sent.
+    /// Whether it still keeps others out.
     pub fn is_live(&self) -> bool {
         self.held.is_live()
+    }
+
+    /// For whoever sends the token request.
+    pub fn vigil(&self) -> Vigil {
+        Vigil(Arc::downgrade(&self.held))
     }
 
     /// Whose lease it is.
@@ -329,14 +370,14 @@ pub enum StoreError {
         found: Generation,
     },
     /// The server that keeps the sessions cannot be reached, or does not do what it was asked.
-    #[error(
-        "the store at {address} cannot {action}: check that it runs, its address and its password"
-    )]
+    #[error("the store at {address} cannot {action}: {cure}")]
     Server {
         /// Host and port, without credentials.
         address: String,
         /// What was tried.
         action: &'static str,
+        /// What to do.
+        cure: &'static str,
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -373,11 +414,15 @@ mod tests {
                 client_secret: None,
                 token_url: "https://host/token".parse().unwrap(),
                 revoke_url: "https://host/revoke".parse().unwrap(),
+                authorize_url: "https://host/authorize".parse().unwrap(),
+                device_authorization_url: "https://host/device_authorization".parse().unwrap(),
+                redirect_uri: "http://127.0.0.1:8765/callback".into(),
                 token_requests_per_minute: 5.try_into().unwrap(),
             }),
             credential,
             hosts: Vec::new(),
             listen: Vec::new(),
+            fallback: None,
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,

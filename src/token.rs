@@ -118,6 +118,23 @@ impl TokenSet {
         now < self.expires_at
     }
 
+    /// Moves its deadlines with a clock that was set back.
+    pub fn set_back(&mut self, by: Duration) {
+        self.issued_at = self.issued_at - by;
+        self.expires_at = self.expires_at - by;
+        if let Some(Refresh { expires_at: Some(end), .. }) = &mut self.refresh {
+            *end = *end - by;
+        }
+    }
+
+    /// Taken as issued now, if it seems to come from the future: the clock was ahead then, and a
+    /// deadline that it noted would be believed for too long.
+    #[must_use]
+    pub fn not_after(mut self, now: Timestamp) -> Self {
+        self.set_back(now.until(self.issued_at));
+        self
+    }
+
     /// The lifetime the access token was issued with.
     pub fn lifetime(&self) -> Duration {
         self.issued_at.until(self.expires_at)

@@ -1,4 +1,4 @@
-//! The side that RingCentral is on: one pool of connections per worker thread, to one origin.
+//! The side that RingCentral is on: a pool of connections per worker thread and origin.
 //!
 //! [`Upstream::send`] sends a request once. It takes another connection on its own only where nobody
 //! can tell the difference: a kept-alive one turned out dead before a byte was written. Anything else
@@ -6,6 +6,7 @@
 
 mod connect;
 mod pool;
+mod socket;
 mod tls;
 
 use std::pin::pin;
@@ -19,6 +20,7 @@ use http_body::Body;
 pub use connect::{ConnectError, Connector};
 pub(crate) use pool::LocalExecutor;
 pub use pool::{Choice, Content, Pool};
+pub use socket::upgrade;
 pub use tls::{TlsError, Trust, client_config};
 
 use crate::timers::Timers;
@@ -44,7 +46,7 @@ pub enum SendError {
     },
 }
 
-/// Sends requests to the one origin, from one worker thread.
+/// Sends requests to one origin, from one worker thread.
 #[derive(Debug)]
 pub struct Upstream<B: Body + 'static> {
     pool: Rc<Pool<B>>,
@@ -58,12 +60,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// An empty pool in front of `connector`.
-    pub fn new(
-        connector: Connector,
-        timers: Timers,
-        response_timeout: Duration,
-        idle_timeout: Duration,
-    ) -> Self {
+    pub fn new(connector: Connector, timers: Timers, idle_timeout: Duration) -> Self {
+        let response_timeout = connector.response_timeout;
         let pool = Rc::new(Pool::new(connector, timers.clone(), idle_timeout));
         Self { pool, timers, response_timeout }
     }

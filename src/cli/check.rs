@@ -26,12 +26,8 @@ pub(super) fn run(
 fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> io::Result<()> {
     proxy(&settings.proxy, out)?;
     upstream(&settings.upstream, out)?;
-    let mut shown: Vec<&str> = Vec::new();
-    for identity in &settings.identities {
-        if !shown.contains(&identity.application.name.as_str()) {
-            application(&identity.application, out)?;
-            shown.push(&identity.application.name);
-        }
+    for used in &settings.applications {
+        application(used, out)?;
     }
     for identity in &settings.identities {
         writeln!(out, "identity     {}", described(identity))?;
@@ -89,7 +85,12 @@ fn described(identity: &IdentitySettings) -> String {
         Credential::ClientCredentials => "client credentials".to_owned(),
         Credential::Login => "the session of `ringbearer login`".to_owned(),
     };
-    format!("{}: logs in to {} with {credential}", identity.name, identity.application.name)
+    let fallback = match &identity.fallback {
+        Some(Credential::Jwt(_)) => ", then with a JWT when that session is lost",
+        _ => "",
+    };
+    let IdentitySettings { name, application, .. } = identity;
+    format!("{name}: logs in to {} with {credential}{fallback}", application.name)
 }
 
 /// What else than `X-Ringbearer-Identity` leads to this identity.
@@ -142,6 +143,7 @@ mod tests {
              [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\nhosts = 'Sales.test'\n\
              listen = '127.0.0.1:8081'\n[client.bill]\nidentities = ['sales', 'bot']\n\
              key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\n\
+             [identity.support]\njwt = 'canary'\nrefresh_token = 'canary'\n\
              [store]\ndirectory = '/var/lib/ringbearer'";
         let source = ConfigSource::Text(toml.to_owned());
         Settings::load(&source, Overrides::default(), &|_| None).unwrap()
@@ -165,6 +167,7 @@ identity     bot: logs in to crm with client credentials
 identity     sales: logs in to crm with a JWT
              all that comes in by 127.0.0.1:8081 is its
              requests for the host sales.test are its
+identity     support: logs in to crm with a refresh token, good once, then with a JWT when that session is lost
 client       bill: may call as sales, bot
 logins       are answered here: tokens live 1day, refresh tokens 7days
              sealed with a key kept in the store

@@ -49,6 +49,9 @@ pub(super) struct SandboxArgs {
     /// Keep RingCentral's own hosts in links
     #[arg(long)]
     ringcentral_links: bool,
+    /// Ask the user on a page before a login is granted
+    #[arg(long)]
+    consent_page: bool,
     /// Stand still in time, except when the control surface moves the clock
     #[arg(long)]
     manual_clock: bool,
@@ -81,6 +84,7 @@ impl SandboxArgs {
             strict_rotation: self.strict_rotation,
             old_access_token_lives: self.old_access_token_lives,
             own_links: !self.ringcentral_links,
+            consent_page: self.consent_page,
             ..rules
         }
     }
@@ -170,7 +174,7 @@ mod tests {
     fn every_flag_reaches_its_rule() {
         let rules = options(
             "sandbox --access-token-ttl 20s --refresh-token-ttl 1h --no-rate-limits \
-             --strict-rotation --old-access-token-lives --ringcentral-links",
+             --strict-rotation --old-access-token-lives --ringcentral-links --consent-page",
         )
         .rules;
         let expected = Rules {
@@ -180,6 +184,7 @@ mod tests {
             strict_rotation: true,
             old_access_token_lives: true,
             own_links: false,
+            consent_page: true,
             ..Rules::unlimited()
         };
         assert_eq!(rules, expected);

@@ -93,6 +93,9 @@ impl Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 10;
         let identities = &self.0.identities;
+        if identities.is_empty() {
+            return f.write_str("none");
+        }
         for (index, identity) in identities.iter().take(SHOWN).enumerate() {
             write!(f, "{}{}", if index > 0 { ", " } else { "" }, identity.name)?;
         }

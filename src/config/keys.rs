@@ -7,15 +7,15 @@ use serde::forward_to_deserialize_any;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    ApplicationConfig, ClientConfig, Config, FacadeConfig, IdentityConfig, LogConfig, ProxyConfig,
-    StoreConfig, TlsConfig, UpstreamConfig,
+    ApplicationConfig, ClientConfig, Config, FacadeConfig, HostConfig, IdentityConfig, LogConfig,
+    ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
 const NAME: &str = "*";
 
 /// The tables whose entries have names.
-const NAMED: [&str; 3] = ["application", "identity", "client"];
+const NAMED: [&str; 4] = ["host", "application", "identity", "client"];
 
 /// Every table with its keys.
 pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])> {
@@ -24,6 +24,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["proxy"], fields::<ProxyConfig>()),
         (&["proxy", "tls"], fields::<TlsConfig>()),
         (&["upstream"], fields::<UpstreamConfig>()),
+        (&["host", NAME], fields::<HostConfig>()),
         (&["application", NAME], fields::<ApplicationConfig>()),
         (&["identity", NAME], fields::<IdentityConfig>()),
         (&["client", NAME], fields::<ClientConfig>()),

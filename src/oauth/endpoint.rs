@@ -5,19 +5,26 @@
 //! server closes meanwhile would only leave it open whether a refresh token was used up.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http_body::{Body, Frame, SizeHint};
 
 use super::TokenError;
-use super::grant::{Grant, form, revocation};
+use super::device::{self, DeviceCodes};
+use super::grant::{Grant, device_authorization, form, revocation};
 use super::response::{Answer, MAX_ANSWER_BYTES, read};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::settings::{ApplicationSettings, IdentitySettings};
+use crate::store::Vigil;
 use crate::token::TokenSet;
 
 #[cfg(test)]
@@ -40,18 +47,22 @@ impl TokenEndpoint {
         Self(Transport::Http(http))
     }
 
-    /// Asks for a token set. Its deadlines count from the moment the request was sent, so that the
-    /// time it travelled is never lived through twice.
+    /// Asks for a token set, if the lease still keeps others out when the connection is there: by
+    /// then a process that stood still may not be the only one any more. The set's deadlines count
+    /// from the moment the request was sent, so that the time it travelled is never lived through
+    /// twice.
     pub async fn request(
         &self,
         identity: &IdentitySettings,
         grant: Grant<'_>,
+        vigil: Vigil,
         clock: &Clock,
     ) -> Result<TokenSet, TokenError> {
         let application = &identity.application;
         let sent_at = clock.now();
-        let (status, fields, content) =
-            self.post(&application.token_url, application, form(grant, identity)).await?;
+        let (status, fields, content) = self
+            .post(&application.token_url, application, form(grant, identity), Some(vigil))
+            .await?;
         let at = if status == StatusCode::OK { sent_at } else { clock.now() };
         read(&Answer { status, fields: &fields, content: &content }, at)
     }
@@ -64,11 +75,26 @@ impl TokenEndpoint {
         token: &str,
     ) -> Result<(), TokenError> {
         let form = revocation(token, application);
-        let (status, ..) = self.post(&application.revoke_url, application, form).await?;
+        let (status, ..) = self.post(&application.revoke_url, application, form, None).await?;
         match status {
             status if status.is_success() => Ok(()),
             status => Err(TokenError::Unexpected { status, code: "revocation".into() }),
         }
+    }
+
+    /// Begins a login on a device (RFC 8628 §3.1).
+    pub async fn authorize_device(
+        &self,
+        identity: &IdentitySettings,
+        clock: &Clock,
+    ) -> Result<DeviceCodes, TokenError> {
+        let application = &identity.application;
+        let sent_at = clock.now();
+        let form = device_authorization(identity);
+        let url = &application.device_authorization_url;
+        let (status, fields, content) = self.post(url, application, form, None).await?;
+        let at = if status == StatusCode::OK { sent_at } else { clock.now() };
+        device::read(&Answer { status, fields: &fields, content: &content }, at)
     }
 
     async fn post(
@@ -76,12 +102,57 @@ impl TokenEndpoint {
         url: &Uri,
         application: &ApplicationSettings,
         form: Secret,
+        vigil: Option<Vigil>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), TokenError> {
         match &self.0 {
-            Transport::Http(http) => post(http, url, application, &form).await,
+            Transport::Http(http) => {
+                let lapsed = Arc::new(AtomicBool::new(false));
+                let content = Content { form: Some(form), vigil, lapsed: Arc::clone(&lapsed) };
+                let answer = post(http, url, application, content).await;
+                if lapsed.load(Ordering::Relaxed) { Err(TokenError::LeaseHeld) } else { answer }
+            }
+            #[cfg(test)]
+            Transport::Scripted(_) if vigil.is_some_and(|vigil| !vigil.is_live()) => {
+                Err(TokenError::LeaseHeld)
+            }
             #[cfg(test)]
             Transport::Scripted(script) => script.answer(url.path(), form.expose()).await,
         }
+    }
+}
+
+/// A request's content, which is asked for when the connection is there. It is withheld if the
+/// lease has lapsed by then; without it the request is none.
+struct Content {
+    form: Option<Secret>,
+    vigil: Option<Vigil>,
+    lapsed: Arc<AtomicBool>,
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.vigil.take().is_some_and(|vigil| !vigil.is_live()) {
+            self.lapsed.store(true, Ordering::Relaxed);
+            return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+        }
+        let form = self.form.take();
+        let frame = form.map(|form| Frame::data(Bytes::copy_from_slice(form.expose().as_bytes())));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.form.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.form.as_ref().map_or(0, |form| form.expose().len());
+        SizeHint::with_exact(left as u64)
     }
 }
 
@@ -89,13 +160,13 @@ async fn post(
     http: &reqwest::Client,
     url: &Uri,
     application: &ApplicationSettings,
-    form: &Secret,
+    content: Content,
 ) -> Result<(StatusCode, HeaderMap, Bytes), TokenError> {
     let mut request = http
         .post(url.to_string())
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
         .header(header::ACCEPT, "application/json")
-        .body(form.expose().to_owned());
+        .body(reqwest::Body::wrap(content));
     if let Some(value) = basic(application) {
         request = request.header(header::AUTHORIZATION, value);
     }

@@ -14,21 +14,21 @@ use crate::token::RefreshToken;
 pub enum Grant<'a> {
     /// The configured credential: opens a session.
     Open(&'a Credential),
+    /// The configured second credential: opens a new session when the first one's is lost.
+    Fallback(&'a Credential),
     /// A refresh token: carries a session on (RFC 6749 §6).
     Refresh(&'a RefreshToken),
+    /// A device code: opens a session as soon as somebody has agreed (RFC 8628 §3.4).
+    Device(&'a Secret),
 }
 
 impl Grant<'_> {
     /// The `grant_type` it is sent with.
     pub fn grant_type(&self) -> &'static str {
         match self {
-            Self::Open(Credential::Jwt(_)) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            Self::Open(Credential::AuthorizationCode { .. }) => "authorization_code",
-            Self::Open(Credential::Password { .. }) => "password",
-            Self::Open(Credential::ClientCredentials) => "client_credentials",
-            Self::Open(Credential::RefreshToken(_) | Credential::Login) | Self::Refresh(_) => {
-                "refresh_token"
-            }
+            Self::Open(credential) | Self::Fallback(credential) => credential.grant_type(),
+            Self::Device(_) => "urn:ietf:params:oauth:grant-type:device_code",
+            Self::Refresh(_) => "refresh_token",
         }
     }
 }
@@ -41,14 +41,29 @@ pub fn form(grant: Grant<'_>, identity: &IdentitySettings) -> Secret {
     let mut form = Serializer::new(String::new());
     form.append_pair("grant_type", grant.grant_type());
     match grant {
-        Grant::Open(credential) => append_credential(&mut form, credential),
+        Grant::Open(credential) | Grant::Fallback(credential) => {
+            append_credential(&mut form, credential);
+        }
         Grant::Refresh(token) => {
             form.append_pair("refresh_token", token.expose());
         }
+        Grant::Device(code) => {
+            form.append_pair("device_code", code.expose());
+        }
     }
-    append_wishes(&mut form, identity);
+    append_wishes(&mut form, grant, identity);
     if identity.application.client_secret.is_none() {
         form.append_pair("client_id", &identity.application.client_id);
+    }
+    Secret::new(form.finish())
+}
+
+/// The encoded form that begins a login on a device (RFC 8628 §3.1).
+pub fn device_authorization(identity: &IdentitySettings) -> Secret {
+    let mut form = Serializer::new(String::new());
+    form.append_pair("client_id", &identity.application.client_id);
+    if let Some(scope) = &identity.scope {
+        form.append_pair("scope", scope);
     }
     Secret::new(form.finish())
 }
@@ -89,11 +104,11 @@ fn append_credential(form: &mut Serializer<'_, String>, credential: &Credential)
     }
 }
 
-fn append_wishes(form: &mut Serializer<'_, String>, identity: &IdentitySettings) {
+fn append_wishes(form: &mut Serializer<'_, String>, grant: Grant<'_>, identity: &IdentitySettings) {
     if let Some(ttl) = identity.access_token_ttl {
         form.append_pair("access_token_ttl", &ttl.as_secs().to_string());
     }
-    if let Some(ttl) = refresh_token_ttl(identity) {
+    if let Some(ttl) = refresh_token_ttl(grant, identity) {
         form.append_pair("refresh_token_ttl", &ttl.as_secs().to_string());
     }
     if let Some(id) = &identity.endpoint_id {
@@ -107,11 +122,26 @@ fn append_wishes(form: &mut Serializer<'_, String>, identity: &IdentitySettings)
 /// A credential that opens a new session any time needs no refresh token, so none is asked for
 /// unless configured: the session then ends with its access token, and of the five that RingCentral
 /// allows in parallel never more than two are in use, without a single request for revocation.
-fn refresh_token_ttl(identity: &IdentitySettings) -> Option<Duration> {
-    identity.refresh_token_ttl.or(identity.credential.reopens().then_some(Duration::ZERO))
+/// What is configured beside a second credential is meant for the first one's session.
+fn refresh_token_ttl(grant: Grant<'_>, identity: &IdentitySettings) -> Option<Duration> {
+    match grant {
+        Grant::Fallback(_) => Some(Duration::ZERO),
+        _ => identity.refresh_token_ttl.or(identity.credential.reopens().then_some(Duration::ZERO)),
+    }
 }
 
 impl Credential {
+    /// The `grant_type` it is sent with.
+    pub fn grant_type(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            Self::AuthorizationCode { .. } => "authorization_code",
+            Self::Password { .. } => "password",
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken(_) | Self::Login => "refresh_token",
+        }
+    }
+
     /// Whether it opens a new session any time, rather than once.
     pub fn reopens(&self) -> bool {
         match self {
@@ -136,11 +166,15 @@ mod tests {
                 client_secret: client_secret.map(Secret::new),
                 token_url: "https://host/token".parse().unwrap(),
                 revoke_url: "https://host/revoke".parse().unwrap(),
+                authorize_url: "https://host/authorize".parse().unwrap(),
+                device_authorization_url: "https://host/device_authorization".parse().unwrap(),
+                redirect_uri: "http://127.0.0.1:8765/callback".into(),
                 token_requests_per_minute: 5.try_into().unwrap(),
             }),
             credential,
             hosts: Vec::new(),
             listen: Vec::new(),
+            fallback: None,
             endpoint_id: None,
             access_token_ttl: None,
             refresh_token_ttl: None,
@@ -183,6 +217,21 @@ mod tests {
         assert_eq!(
             opened_by(Credential::ClientCredentials),
             "grant_type=client_credentials&refresh_token_ttl=0"
+        );
+    }
+
+    #[test]
+    fn a_second_credential_asks_for_no_refresh_token_whatever_the_first_one_wants() {
+        let mut identity = identity(Credential::RefreshToken(Secret::new("r1")), Some("secret"));
+        identity.refresh_token_ttl = Some(Duration::from_secs(604_800));
+        let jwt = Credential::Jwt(Secret::new("j"));
+        assert_eq!(
+            form(Grant::Fallback(&jwt), &identity).expose(),
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=j&refresh_token_ttl=0"
+        );
+        assert_eq!(
+            form(Grant::Open(&identity.credential), &identity).expose(),
+            "grant_type=refresh_token&refresh_token=r1&refresh_token_ttl=604800"
         );
     }
 

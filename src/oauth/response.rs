@@ -4,9 +4,11 @@
 //! RingCentral bends both shapes (a lifetime may be a string, errors come as `errors[]`), and what
 //! stands in between may answer with HTML; hence nothing is taken on trust.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::TokenError;
@@ -46,10 +48,48 @@ pub struct Answer<'a> {
 /// Reads an answer that arrived at `now`. The set's generation is [`Generation::NONE`]: only the
 /// store's keeper can count.
 pub fn read(answer: &Answer<'_>, now: Timestamp) -> Result<TokenSet, TokenError> {
-    let object = serde_json::from_slice::<Map<String, Value>>(answer.content).ok();
-    match answer.status {
-        StatusCode::OK => token_set(&object.ok_or(malformed("it is not a JSON object"))?, now),
-        status => Err(refusal(status, answer.fields, object.as_ref(), now)),
+    if answer.status != StatusCode::OK {
+        return Err(refused(answer, now));
+    }
+    match serde_json::from_slice::<Members>(answer.content) {
+        Err(_) => Err(malformed("it is not a JSON object")),
+        Ok(Members { repeated: true, .. }) => Err(malformed("it names a member twice")),
+        Ok(Members { map, .. }) => token_set(&map, now),
+    }
+}
+
+/// What an answer with another status than 200 means.
+pub fn refused(answer: &Answer<'_>, now: Timestamp) -> TokenError {
+    let object = serde_json::from_slice::<Members>(answer.content).ok();
+    refusal(answer.status, answer.fields, object.as_ref().map(|it| &it.map), now)
+}
+
+/// A JSON object, and whether a name in it occurs twice: which one counts, everybody sees
+/// differently (RFC 8259 §4).
+struct Members {
+    map: Map<String, Value>,
+    repeated: bool,
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Members, A::Error> {
+                let mut members = Members { map: Map::new(), repeated: false };
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    members.repeated |= members.map.insert(name, value).is_some();
+                }
+                Ok(members)
+            }
+        }
+        from.deserialize_map(Object)
     }
 }
 
@@ -69,20 +109,22 @@ fn token_set(object: &Map<String, Value>, now: Timestamp) -> Result<TokenSet, To
         access_token: AccessToken::new(access_token),
         issued_at: now,
         expires_at: now + lifetime.min(MAX_LIFETIME),
-        refresh: refresh(object, text("refresh_token"), now)?,
+        refresh: refresh(object, now)?,
         previous_refresh: None,
         scope: text("scope").map(Into::into),
         owner_id: text("owner_id").map(Into::into),
-        endpoint_id: text("endpoint_id").map(Into::into),
+        endpoint_id: text("endpoint_id").filter(|id| is_token(id)).map(Into::into),
     })
 }
 
-fn refresh(
-    object: &Map<String, Value>,
-    token: Option<&str>,
-    now: Timestamp,
-) -> Result<Option<Refresh>, TokenError> {
-    let Some(token) = token else { return Ok(None) };
+/// Without the member there is none. One that is there but is no token is not taken for absent: the
+/// identity would be left with a refresh token that is used up.
+fn refresh(object: &Map<String, Value>, now: Timestamp) -> Result<Option<Refresh>, TokenError> {
+    let token = match object.get("refresh_token") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(token)) if !token.is_empty() => token,
+        Some(_) => return Err(malformed("its refresh_token is not a token")),
+    };
     if !is_token(token) {
         return Err(malformed("its refresh_token has bytes that no form may carry"));
     }
@@ -97,7 +139,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// A number of seconds, which some servers send as a string.
-fn seconds(value: &Value) -> Option<Duration> {
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
     let secs = match value {
         Value::String(text) => text.parse().ok(),
         value => value.as_u64(),
@@ -123,6 +165,8 @@ fn refusal(
         (408 | 500, _) => TokenError::ServerFault { status },
         (401, _) => TokenError::ClientRefused { code },
         (400, Some(object)) => match object.get("error").and_then(Value::as_str) {
+            Some("authorization_pending") => TokenError::Pending { slow_down: false },
+            Some("slow_down") => TokenError::Pending { slow_down: true },
             Some("invalid_client") => TokenError::ClientRefused { code },
             Some("unauthorized_client" | "unsupported_grant_type") => {
                 TokenError::GrantNotAllowed { code }

@@ -24,6 +24,10 @@ pub enum Refusal {
     Target,
     /// An endpoint that hands out or ends tokens.
     TokenManagement(Endpoint),
+    /// `/.ringbearer/…` with a name that no host has.
+    UnknownHost,
+    /// A host for WebSockets was asked for something else.
+    WebSocketOnly,
 }
 
 /// The endpoints that hand out or end tokens, all under `/restapi/oauth/`.

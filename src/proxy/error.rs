@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
@@ -45,8 +46,11 @@ pub enum ProxyError {
     /// Whether there is an identity of that name cannot be found out.
     #[error("the store cannot say whether there is an identity \"{0}\": see the log")]
     IdentityNotRead(String),
-    /// Several identities, and the client named none.
-    #[error("several identities are configured: name one in the field X-Ringbearer-Identity")]
+    /// Several identities or none at all, and the client named none.
+    #[error(
+        "there is not exactly one identity: name one in the field X-Ringbearer-Identity, or add the \
+         first with `ringbearer login NAME`"
+    )]
     NoIdentity,
     /// There is no usable token.
     #[error("identity \"{identity}\" has no usable access token: {}", chain(&*.why.reason))]
@@ -70,6 +74,8 @@ fn refusal_message(refusal: Refusal) -> &'static str {
         Refusal::Host => "an HTTP/1.1 request has exactly one Host field (RFC 9112 section 3.2)",
         Refusal::TransferCoding => "no transfer coding but chunked passes this proxy",
         Refusal::Target => "the request target is not a path",
+        Refusal::UnknownHost => "no host of that name is configured: see [host.NAME]",
+        Refusal::WebSocketOnly => "this host takes WebSockets only: ask with Upgrade: websocket",
         Refusal::TokenManagement(_) => {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
@@ -91,8 +97,10 @@ impl ProxyError {
             Self::Denied(Denied::NoKey) => (StatusCode::UNAUTHORIZED, "RBR-109"),
             Self::Denied(Denied::UnknownKey) => (StatusCode::UNAUTHORIZED, "RBR-110"),
             Self::Denied(Denied::NotBound { .. }) => (StatusCode::FORBIDDEN, "RBR-111"),
-            Self::Denied(Denied::PassExpired) => (StatusCode::UNAUTHORIZED, "RBR-112"),
-            Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-113"),
+            Self::Refused(Refusal::UnknownHost) => (StatusCode::NOT_FOUND, "RBR-112"),
+            Self::Refused(Refusal::WebSocketOnly) => (StatusCode::UPGRADE_REQUIRED, "RBR-113"),
+            Self::Denied(Denied::PassExpired) => (StatusCode::UNAUTHORIZED, "RBR-119"),
+            Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-120"),
             Self::Login(fault) => fault.status_and_code(),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
@@ -190,6 +198,10 @@ impl ProxyError {
         if status == StatusCode::UNAUTHORIZED {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(self.challenge()));
         }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             let methods = match self {
                 Self::Login(Fault::Method(methods)) => methods,
@@ -244,7 +256,7 @@ mod tests {
         let fields = response.headers();
         assert_eq!(
             (response.status(), &fields[ERROR_FIELD]),
-            (StatusCode::UNAUTHORIZED, &"RBR-112".parse().unwrap())
+            (StatusCode::UNAUTHORIZED, &"RBR-119".parse().unwrap())
         );
         assert_eq!(
             fields[WWW_AUTHENTICATE],
@@ -274,6 +286,8 @@ mod tests {
             ProxyError::Refused(Refusal::Target),
             ProxyError::Refused(Refusal::TransferCoding),
             ProxyError::Refused(Refusal::Method),
+            ProxyError::Refused(Refusal::UnknownHost),
+            ProxyError::Refused(Refusal::WebSocketOnly),
             ProxyError::Refused(Refusal::TokenManagement(Endpoint::Token)),
             ProxyError::Login(Fault::Client),
             ProxyError::Login(Fault::Grant("")),

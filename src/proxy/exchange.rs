@@ -1,5 +1,7 @@
 //! A client's request while it is being answered: what has to be kept to send it a second time.
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
@@ -7,18 +9,27 @@ use hyper::body::Incoming;
 
 use super::access;
 use super::body::{Outgoing, Replayable};
+use super::links::LinkMap;
 use super::replay::Content;
+use super::routes::Site;
 use crate::token::identities::IdentityId;
 
 /// One request of a client's, ready to be sent, twice if need be.
 pub(super) struct Exchange {
-    identity: IdentityId,
+    route: Route,
     method: Method,
     target: Uri,
     fields: Fields,
     bearer: HeaderValue,
     content: Replayable<Incoming>,
     sends: u8,
+}
+
+/// Where a request goes, as whom, and where the links in its answer are to lead.
+pub(super) struct Route {
+    pub(super) site: Site,
+    pub(super) identity: IdentityId,
+    pub(super) links: Option<Arc<LinkMap>>,
 }
 
 /// hyper consumes the fields of what it sends. A second set is needed once in an hour, so a copy is
@@ -34,7 +45,7 @@ struct Copied(Vec<u8>);
 
 impl Exchange {
     pub(super) fn new(
-        identity: IdentityId,
+        route: Route,
         method: Method,
         target: Uri,
         fields: HeaderMap,
@@ -42,11 +53,21 @@ impl Exchange {
         content: Replayable<Incoming>,
     ) -> Self {
         let (target, fields) = (origin_form(target), Fields::Unsent(fields));
-        Self { identity, method, target, fields, bearer, content, sends: 0 }
+        Self { route, method, target, fields, bearer, content, sends: 0 }
+    }
+
+    /// Where it goes.
+    pub(super) fn site(&self) -> Site {
+        self.route.site
+    }
+
+    /// Where links in its answer are to lead.
+    pub(super) fn links(&self) -> Option<&Arc<LinkMap>> {
+        self.route.links.as_ref()
     }
 
     pub(super) fn identity(&self) -> IdentityId {
-        self.identity
+        self.route.identity
     }
 
     /// How often it has been sent.

@@ -14,8 +14,8 @@ use http::header::{
 /// What the proxy puts on a request in place of what it took off.
 #[derive(Clone, Copy, Debug)]
 pub struct Injected<'a> {
-    /// `Bearer …`, marked sensitive.
-    pub bearer: &'a HeaderValue,
+    /// `Bearer …`, marked sensitive; `None` where no token goes.
+    pub bearer: Option<&'a HeaderValue>,
     /// The upstream's authority; `None` where `:authority` carries it (HTTP/2).
     pub host: Option<&'a HeaderValue>,
     /// This hop's entry for `Via`.
@@ -36,7 +36,10 @@ pub fn to_upstream(fields: &mut HeaderMap, found: &Found, injected: Injected<'_>
         Some(host) => fields.insert(HOST, host.clone()),
         None => fields.remove(HOST),
     };
-    fields.insert(AUTHORIZATION, injected.bearer.clone());
+    match injected.bearer {
+        Some(bearer) => fields.insert(AUTHORIZATION, bearer.clone()),
+        None => fields.remove(AUTHORIZATION),
+    };
     fields.append(VIA, injected.via.clone());
     trailers.restore(fields);
 }
@@ -349,7 +352,7 @@ mod tests {
             &mut map,
             &found,
             Injected {
-                bearer: &HeaderValue::from_static("Bearer good"),
+                bearer: Some(&HeaderValue::from_static("Bearer good")),
                 host: Some(&HeaderValue::from_static("platform.test")),
                 via: &HeaderValue::from_static("1.1 us"),
             },

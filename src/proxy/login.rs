@@ -58,14 +58,17 @@ impl Proxy {
         answered.map(Outbound::local)
     }
 
-    /// The facade's token that a request shows; `None` as long as the key is not known.
-    pub(super) fn pass(&self, token: &[u8]) -> Option<Result<Pass, Denied>> {
-        let pass = self.admission.facade.keys()?.read(Kind::Access, token);
-        Some(match pass {
-            Some(pass) if pass.expires_at > self.timers.now() => Ok(pass),
-            Some(_) => Err(Denied::PassExpired),
-            None => Err(Denied::PassVoid),
-        })
+    /// The facade's token that a request shows, if it does and the key is known.
+    pub(super) fn pass(&self, head: &Parts, found: &Found) -> Result<Option<Pass>, ProxyError> {
+        let facade = &self.admission.facade;
+        let Some((token, keys)) = facade.shown(&head.headers, found).zip(facade.keys()) else {
+            return Ok(None);
+        };
+        match keys.read(Kind::Access, token) {
+            Some(pass) if pass.expires_at > self.timers.now() => Ok(Some(pass)),
+            Some(_) => Err(ProxyError::Denied(Denied::PassExpired)),
+            None => Err(ProxyError::Denied(Denied::PassVoid)),
+        }
     }
 
     /// What tokens are sealed with, from the store if need be.

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::body::Outgoing;
+use super::links::body::Rewritten;
 use crate::upstream::Content;
 
 type Upstream = Content<Outgoing<Incoming>>;
@@ -23,7 +24,7 @@ pub struct Outbound {
 /// What follows the prefix.
 enum Rest {
     Nothing,
-    Upstream(Upstream),
+    Upstream(Rewritten<Upstream>),
     /// The connection broke while the prefix was read: so must ours.
     Broken(Option<hyper::Error>),
 }
@@ -35,7 +36,7 @@ impl Outbound {
     }
 
     /// RingCentral's content, none of which has been read.
-    pub(super) fn upstream(content: Upstream) -> Self {
+    pub(super) fn upstream(content: Rewritten<Upstream>) -> Self {
         Self { prefix: Bytes::new(), rest: Rest::Upstream(content) }
     }
 
@@ -51,7 +52,8 @@ impl Outbound {
                 None => break,
             }
         }
-        Self { prefix: prefix.freeze(), rest: Rest::Upstream(content) }
+        // What refuses a request leads nowhere.
+        Self { prefix: prefix.freeze(), rest: Rest::Upstream(Rewritten::untouched(content)) }
     }
 
     /// What has been read.

@@ -7,6 +7,7 @@ use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::json;
 
 use super::codes::{Approval, DEVICE_TTL};
+use super::consent;
 use super::limits::Verdict;
 use super::oauth::{Desk, Form, Refusal, authenticate_client, claimed_client, token_body};
 use super::reply::{JSON, Reply, empty, json as json_reply, refusal, text, with};
@@ -77,7 +78,8 @@ pub(super) fn revoke(
     json_reply(StatusCode::OK, &json!({}))
 }
 
-/// `/restapi/oauth/authorize`: the user agrees at once, and the browser is sent back with a code.
+/// `/restapi/oauth/authorize`: the user agrees, at once or on a page, and the browser is sent back with
+/// a code.
 pub(super) fn authorize(state: &mut State, now: Timestamp, form: &Form) -> Reply {
     let page = |message: &str| text(StatusCode::BAD_REQUEST, "text/plain", message.to_owned());
     let Some(application) = form.get("client_id").and_then(|id| state.rules.application(id)) else {
@@ -93,6 +95,11 @@ pub(super) fn authorize(state: &mut State, now: Timestamp, form: &Form) -> Reply
     let redirect = redirect.to_owned();
     if form.get("response_type") != Some("code") {
         return back(&redirect, form, &[("error", "unsupported_response_type")]);
+    }
+    match form.get("consent") {
+        Some("no") => return back(&redirect, form, &[("error", "access_denied")]),
+        None if state.rules.consent_page => return consent::page(&application.client_id, form),
+        _ => {}
     }
     let user = form.get("sandbox_user").and_then(|user| user.parse().ok());
     let first = state.rules.users.first().map_or(1, |user| user.id);

@@ -34,6 +34,11 @@ impl Form {
         named.next().map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
+    /// Everything in order.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     fn must(&self, name: &str) -> Result<&str, Refusal> {
         self.get(name).ok_or_else(|| {
             Refusal::bad("invalid_request", "OAU-100", &format!("Parameter [{name}] is missing"))

@@ -67,6 +67,8 @@ pub struct Rules {
     pub media_size: u64,
     /// Whether absolute links lead back to the sandbox; else they keep RingCentral's hosts.
     pub own_links: bool,
+    /// Whether a login shows a page on which the user agrees or does not, instead of agreeing at once.
+    pub consent_page: bool,
     /// Whether a 401 or 429 is answered before the request's content has arrived.
     pub early_refusal: bool,
     /// After how many requests a connection is closed without a word; never when absent.
@@ -140,6 +142,7 @@ impl Default for Rules {
             list_total: 95,
             media_size: 100_000,
             own_links: true,
+            consent_page: false,
             early_refusal: false,
             requests_per_connection: None,
             log_capacity: 10_000,

@@ -1,6 +1,7 @@
 //! One client connection: how long it may idle, and how it learns that the server is draining.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error;
 use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
@@ -8,10 +9,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::HttpService;
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
 use crate::timers::Deadline;
+use crate::upstream::LocalExecutor;
 
 /// How long the end waits for a request on a connection that has had none.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
@@ -86,7 +94,56 @@ pub(super) struct Serving<C> {
     told: bool,
 }
 
-impl<C: GracefulConnection> Serving<C> {
+/// A connection that can be told to end when it has answered. hyper-util's trait of this kind leaves
+/// connections out that may become WebSockets.
+pub(super) trait Drainable: Future<Output = Result<(), Self::Error>> {
+    type Error: Display;
+
+    /// Takes no further request.
+    fn drain(self: Pin<&mut Self>);
+}
+
+impl<I, B, S> Drainable for http1::UpgradeableConnection<I, S>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    I: Read + Write + Unpin + Send + 'static,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Error = hyper::Error;
+
+    fn drain(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, B, S> Drainable for http2::Connection<I, S, LocalExecutor>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    Self: GracefulConnection<Error = hyper::Error>,
+{
+    type Error = hyper::Error;
+
+    fn drain(self: Pin<&mut Self>) {
+        GracefulConnection::graceful_shutdown(self);
+    }
+}
+
+impl<I, B, S> Drainable for auto::UpgradeableConnection<'_, I, S, LocalExecutor>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    Self: GracefulConnection<Error = Box<dyn Error + Send + Sync>>,
+{
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn drain(self: Pin<&mut Self>) {
+        GracefulConnection::graceful_shutdown(self);
+    }
+}
+
+impl<C: Drainable> Serving<C> {
     /// The connection comes boxed, because a future that is moved from call to call leaves a copy
     /// of itself in each, for as long as the connection lives.
     pub(super) fn new(
@@ -116,18 +173,14 @@ impl<C: GracefulConnection> Serving<C> {
     }
 }
 
-impl<C> Future for Serving<C>
-where
-    C: GracefulConnection,
-    C::Error: Display,
-{
+impl<C: Drainable> Future for Serving<C> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.register(cx);
         if self.connections.0.closing.get() && !self.told {
             self.told = true;
-            self.connection.as_mut().graceful_shutdown();
+            self.connection.as_mut().drain();
             // hyper goes on waiting for the first request of a connection that has had none.
             let limit = self.idle_timeout.min(FIRST_REQUEST);
             self.idle_timeout = limit;

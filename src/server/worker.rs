@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -21,7 +20,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulConnection;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -29,13 +27,13 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Activity, Busy, Connections, Serving};
+use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
-use crate::proxy::{Admission, Limits, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::{Identities, IdentityId};
-use crate::upstream::{Connector, LocalExecutor, Upstream};
+use crate::upstream::LocalExecutor;
 
 /// How long clients get to go by themselves before idle connections are closed.
 const LINGER: Duration = Duration::from_millis(500);
@@ -66,6 +64,7 @@ pub(super) struct Blueprint {
     pub(super) limits: Limits,
     pub(super) names: Names,
     pub(super) admission: Arc<Admission>,
+    pub(super) links: Links,
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
@@ -113,21 +112,15 @@ impl Worker {
 
     fn new(blueprint: Blueprint, phase: watch::Receiver<Phase>) -> Self {
         let timers = Timers::new(blueprint.clock.clone());
-        let connector = Connector::new(&blueprint.upstream, &blueprint.tls);
-        let settings = &blueprint.upstream;
-        let upstream = Upstream::new(
-            connector,
-            timers.clone(),
-            settings.response_timeout,
-            settings.idle_timeout,
-        );
         let proxy = Proxy::new(
             blueprint.identities,
-            upstream,
+            &blueprint.upstream,
+            &blueprint.tls,
             timers.clone(),
             blueprint.limits,
             blueprint.names,
             blueprint.admission,
+            &blueprint.links,
             blueprint.log_requests,
         );
         Self {
@@ -152,7 +145,7 @@ impl Worker {
             entrances.into_iter().map(|it| spawn_local(Rc::clone(&self).accept(it))).collect();
         self.draining().await;
         self.is_draining.set(true);
-        if self.connections.count() > 0 {
+        if self.connections.count() + self.proxy.tunnels().count() > 0 {
             self.clock.sleep(LINGER).await;
         }
         for acceptor in accepting {
@@ -160,9 +153,12 @@ impl Worker {
             let _ = acceptor.await;
         }
         self.connections.close();
-        let drained = self.timers.within(self.drain_timeout, self.connections.all_gone()).await;
+        let tunnels = self.proxy.tunnels();
+        tunnels.close();
+        let all_gone = async { tokio::join!(self.connections.all_gone(), tunnels.all_gone()) };
+        let drained = self.timers.within(self.drain_timeout, all_gone).await;
         if drained.is_err() {
-            let left = self.connections.count();
+            let left = self.connections.count() + self.proxy.tunnels().count();
             tracing::warn!(left, "drain_timeout is over: cutting the remaining connections");
         }
     }
@@ -245,7 +241,7 @@ impl Worker {
         let activity = Rc::default();
         let service = self.service(&activity, fixed);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
-        self.serving(Box::pin(connection), activity)
+        self.serving(Box::pin(connection.with_upgrades()), activity)
     }
 
     fn h2<I: Io>(
@@ -269,14 +265,13 @@ impl Worker {
         let service = self.service(&activity, fixed);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
-        let connection = builder.serve_connection(io, service).into_owned();
+        let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
         self.serving(Box::pin(connection), activity)
     }
 
     fn serving<C>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C>
     where
-        C: GracefulConnection,
-        C::Error: Display,
+        C: Drainable,
     {
         let connections = self.connections.clone();
         let idle = self.timers.deadline(self.client_idle_timeout);
@@ -308,7 +303,8 @@ impl Worker {
         version: Version,
         busy: Busy,
     ) -> Response<Answering> {
-        if version < Version::HTTP_2 && self.is_draining.get() {
+        let ends = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if ends && version < Version::HTTP_2 && self.is_draining.get() {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|content| Answering { content, _busy: busy })
@@ -316,8 +312,8 @@ impl Worker {
 }
 
 /// A client's stream of bytes.
-trait Io: Read + Write + Unpin + 'static {}
-impl<T: Read + Write + Unpin + 'static> Io for T {}
+trait Io: Read + Write + Unpin + Send + 'static {}
+impl<T: Read + Write + Unpin + Send + 'static> Io for T {}
 
 /// An answer on its way; the connection is busy until it is dropped.
 pub(super) struct Answering {

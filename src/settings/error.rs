@@ -71,7 +71,8 @@ pub enum SettingsError {
     SameClientId { other: String },
 
     #[error(
-        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt"
+        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt, or \
+         [application.NAME] and run `ringbearer login NAME`"
     )]
     NoIdentity,
     #[error(
@@ -84,7 +85,7 @@ pub enum SettingsError {
     UnknownApplication { name: String, known: Vec<String> },
     #[error(
         "nothing opens its session: give it jwt, refresh_token, authorization_code, username with \
-         password, or client_credentials = true"
+         password, client_credentials = true, or login = true"
     )]
     NoCredential,
     #[error("it has {}, each of which opens a session: keep one", given.join(" and "))]
@@ -129,8 +130,27 @@ pub enum SettingsError {
         "store.redis is redis:// to another machine, which shows sessions to the network: use rediss://, or set store.allow_plain_redis = true"
     )]
     PlainRedis,
-    #[error("store.directory and store.redis are two stores: keep one")]
-    TwoStores,
+    #[error(
+        "store.redis names several servers: write rediss+cluster://host,host for a cluster, or \
+         rediss+sentinel://host,host/PRIMARY for sentinels"
+    )]
+    RedisHosts,
+    #[error("store.redis names sentinels but not the server that they watch: end it with /PRIMARY")]
+    RedisPrimary,
+    #[error("store.redis names database 1 or higher of a cluster, which has only 0: leave it out")]
+    RedisClusterDatabase,
+    #[error(
+        "store.redis has a parameter that is not known: only sentinels have any, \
+         sentinel_username and sentinel_password"
+    )]
+    RedisQuery,
+    #[error("{} are {} stores: keep one", given.join(" and "), given.len())]
+    SeveralStores { given: Vec<&'static str> },
+    #[error(
+        "store.memory forgets sessions when the process ends, and identity {identity:?} has nothing \
+         that opens another: keep sessions in store.directory or store.redis, or give it a jwt"
+    )]
+    Forgetful { identity: String },
     #[error("store.encryption_keys: {0}")]
     EncryptionKey(SealError),
     #[error("facade.mode must be \"answer\" or \"refuse\"")]
@@ -175,6 +195,11 @@ pub enum UrlProblem {
     #[error("has a query or fragment: leave it out")]
     Query,
     #[error(
+        "is no address that a login may send the browser to: write https://…, or http:// on this \
+         machine such as http://127.0.0.1:8765/callback, without a fragment"
+    )]
+    Redirect,
+    #[error(
         "is plain http to another machine, which shows tokens to the network: use https, or set \
          upstream.allow_plain_http = true"
     )]
@@ -203,6 +228,10 @@ pub enum Warning {
         "client {client:?} may call as {identity:?}, which is not configured: it may be added later, or its name is misspelt"
     )]
     StrangeIdentity { client: String, identity: String },
+    #[error(
+        "no identity is configured: requests are refused until `ringbearer login NAME` has added one"
+    )]
+    NoIdentity,
     #[error("no identity uses application {name:?}")]
     UnusedApplication { name: String },
 }

@@ -1,4 +1,5 @@
-//! Applications and identities: names resolved, secrets fetched, exactly one credential each.
+//! Applications and identities: names resolved, secrets fetched, one credential each, or a second one
+//! for when the session of the first is lost.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -13,7 +14,7 @@ use super::{
     origin,
 };
 use crate::config::{ApplicationConfig, IdentityConfig};
-use crate::secret::Sources;
+use crate::secret::{Secret, Sources};
 
 /// What the URLs of an application have to agree with.
 pub(super) struct Endpoints<'a> {
@@ -41,13 +42,13 @@ pub(super) fn applications(
     Ok(applications)
 }
 
-/// Every `[identity.NAME]`, at least one, by name.
+/// Every `[identity.NAME]`, by name; without one there has to be an application to log in with.
 pub(super) fn identities(
     written: BTreeMap<String, IdentityConfig>,
     applications: &Applications,
     sources: &mut Sources<'_>,
 ) -> Result<Vec<Arc<IdentitySettings>>, SettingsError> {
-    if written.is_empty() {
+    if written.is_empty() && applications.is_empty() {
         return Err(SettingsError::NoIdentity);
     }
     let mut identities = Vec::new();
@@ -88,8 +89,25 @@ fn application(
         client_secret: sources.read_given("client_secret", config.client_secret.as_ref())?,
         token_url: url("token_url", config.token_url, "/restapi/oauth/token")?,
         revoke_url: url("revoke_url", config.revoke_url, "/restapi/oauth/revoke")?,
+        authorize_url: url("authorize_url", config.authorize_url, "/restapi/oauth/authorize")?,
+        device_authorization_url: url(
+            "device_authorization_url",
+            config.device_authorization_url,
+            "/restapi/oauth/device_authorization",
+        )?,
+        redirect_uri: redirect_uri(config.redirect_uri)?,
         token_requests_per_minute: per_minute,
     })
+}
+
+/// Where a login sends the browser. It is kept as it was written: RingCentral compares it letter by
+/// letter with what is registered.
+fn redirect_uri(written: Option<String>) -> Result<String, SettingsError> {
+    let text = written.unwrap_or_else(|| REDIRECT_URI.to_owned());
+    if origin::is_redirect(&text) {
+        return Ok(text);
+    }
+    Err(SettingsError::Url { key: "redirect_uri", problem: UrlProblem::Redirect })
 }
 
 impl Endpoints<'_> {
@@ -134,12 +152,13 @@ fn identity(
 ) -> Result<IdentitySettings, SettingsError> {
     check_name(name)?;
     let application = choose(applications, config.application.as_deref())?;
-    let credential = credential(&config, &application, sources)?;
+    let (credential, fallback) = credentials(&config, &application, sources)?;
     let access_token_ttl =
         ttl("access_token_ttl", config.access_token_ttl, MIN_ACCESS_TTL, MAX_ACCESS_TTL)?;
     let refresh_token_ttl =
         ttl("refresh_token_ttl", config.refresh_token_ttl, Duration::ZERO, MAX_REFRESH_TTL)?;
-    if matches!(credential, Credential::RefreshToken(_))
+    if matches!(credential, Credential::RefreshToken(_) | Credential::Login)
+        && fallback.is_none()
         && refresh_token_ttl == Some(Duration::ZERO)
     {
         return Err(SettingsError::NoRefreshToRenewWith);
@@ -150,6 +169,7 @@ fn identity(
         credential,
         hosts: hosts(config.hosts)?,
         listen: config.listen.unwrap_or_default(),
+        fallback,
         endpoint_id: non_empty("endpoint_id", config.endpoint_id)?,
         access_token_ttl,
         refresh_token_ttl,
@@ -186,25 +206,48 @@ fn choose(
     }
 }
 
-/// The one thing that opens the session; companions of another are refused.
-fn credential(
+/// What opens the session, and what opens a new one when that is lost: a JWT beside a credential
+/// that does so only once. Companions of another credential are refused.
+fn credentials(
+    config: &IdentityConfig,
+    application: &ApplicationSettings,
+    sources: &mut Sources<'_>,
+) -> Result<(Credential, Option<Credential>), SettingsError> {
+    refuse_all_but_one(config)?;
+    refuse_stray_companions(config)?;
+    let jwt = sources.read_given("jwt", config.jwt.as_ref())?.map(Credential::Jwt);
+    match (good_once(config, sources)?, jwt) {
+        (Some(once), fallback) => Ok((once, fallback)),
+        (None, Some(jwt)) => Ok((jwt, None)),
+        (None, None) => Ok((good_any_time(config, application, sources)?, None)),
+    }
+}
+
+fn good_once(
+    config: &IdentityConfig,
+    sources: &mut Sources<'_>,
+) -> Result<Option<Credential>, SettingsError> {
+    if let Some(token) = &config.refresh_token {
+        return Ok(Some(Credential::RefreshToken(sources.read("refresh_token", token)?)));
+    }
+    if config.login == Some(true) {
+        return Ok(Some(Credential::Login));
+    }
+    let Some(code) = &config.authorization_code else { return Ok(None) };
+    Ok(Some(Credential::AuthorizationCode {
+        code: sources.read("authorization_code", code)?,
+        redirect_uri: required("redirect_uri", config.redirect_uri.as_ref(), CODE_NEEDS_IT)?,
+        code_verifier: sources.read_given("code_verifier", config.code_verifier.as_ref())?,
+    }))
+}
+
+/// Besides a JWT.
+fn good_any_time(
     config: &IdentityConfig,
     application: &ApplicationSettings,
     sources: &mut Sources<'_>,
 ) -> Result<Credential, SettingsError> {
-    refuse_all_but_one(config)?;
-    refuse_stray_companions(config)?;
-    if let Some(jwt) = &config.jwt {
-        Ok(Credential::Jwt(sources.read("jwt", jwt)?))
-    } else if let Some(token) = &config.refresh_token {
-        Ok(Credential::RefreshToken(sources.read("refresh_token", token)?))
-    } else if let Some(code) = &config.authorization_code {
-        Ok(Credential::AuthorizationCode {
-            code: sources.read("authorization_code", code)?,
-            redirect_uri: required("redirect_uri", config.redirect_uri.as_ref(), CODE_NEEDS_IT)?,
-            code_verifier: sources.read_given("code_verifier", config.code_verifier.as_ref())?,
-        })
-    } else if config.client_credentials == Some(true) {
+    if config.client_credentials == Some(true) {
         client_credentials(application)
     } else {
         let password = sources.read_given("password", config.password.as_ref())?;
@@ -225,13 +268,18 @@ fn client_credentials(application: &ApplicationSettings) -> Result<Credential, S
     Err(SettingsError::PublicClientCredentials { application: application.name.clone() })
 }
 
+/// A JWT may stand beside what is good once.
 fn refuse_all_but_one(config: &IdentityConfig) -> Result<(), SettingsError> {
+    let once = config.refresh_token.is_some()
+        || config.authorization_code.is_some()
+        || config.login == Some(true);
     let given: Vec<_> = [
-        ("jwt", config.jwt.is_some()),
+        ("jwt", config.jwt.is_some() && !once),
         ("refresh_token", config.refresh_token.is_some()),
         ("authorization_code", config.authorization_code.is_some()),
         ("username with password", config.username.is_some() || config.password.is_some()),
         ("client_credentials", config.client_credentials == Some(true)),
+        ("login", config.login == Some(true)),
     ]
     .into_iter()
     .filter_map(|(credential, is_given)| is_given.then_some(credential))
@@ -325,6 +373,26 @@ pub(super) fn check_name(name: &str) -> Result<(), SettingsError> {
 }
 
 impl IdentitySettings {
+    /// Of an identity that was added while the proxy ran, by a JWT or by a login.
+    pub fn enrolled(
+        name: &str,
+        application: Arc<ApplicationSettings>,
+        jwt: Option<Secret>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            application,
+            credential: jwt.map_or(Credential::Login, Credential::Jwt),
+            fallback: None,
+            hosts: Vec::new(),
+            listen: Vec::new(),
+            endpoint_id: None,
+            access_token_ttl: None,
+            refresh_token_ttl: None,
+            scope: None,
+        }
+    }
+
     /// Whether an identity may be called so.
     pub fn is_name(name: &str) -> bool {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -332,6 +400,9 @@ impl IdentitySettings {
         fits && name.chars().all(is_plain)
     }
 }
+
+/// On this machine; nobody else may listen on loopback for a code (RFC 8252 §7.3).
+const REDIRECT_URI: &str = "http://127.0.0.1:8765/callback";
 
 const CODE_NEEDS_IT: &str = "authorization_code was issued to one";
 

@@ -20,8 +20,8 @@ pub enum ConfigSource {
     File(PathBuf),
     /// TOML text, as tests have it. Relative paths in it start at the working directory.
     Text(String),
-    /// No file: the variables that RingCentral's sample apps use make one application and one
-    /// identity, both named `default`.
+    /// No file: the variables that RingCentral's sample apps use make one application and, if a JWT is
+    /// among them, one identity, both named `default`.
     Environment,
 }
 
@@ -111,23 +111,23 @@ const JWT: Names = ["RC_USER_JWT", "RINGCENTRAL_JWT_TOKEN"];
 fn from_environment(environment: Environment<'_>) -> Result<Config, SettingsError> {
     let value = |name: &str| environment(name).filter(|value| !value.is_empty());
     let set = |names: Names| names.into_iter().find(|name| value(name).is_some());
-    let [Some(client_id), Some(client_secret), Some(jwt)] =
-        [CLIENT_ID, CLIENT_SECRET, JWT].map(set)
-    else {
+    let [client_id, client_secret, jwt] = [CLIENT_ID, CLIENT_SECRET, JWT].map(set);
+    // Without a JWT it is enough to log in with, and a public client has no secret then.
+    if client_id.is_none() || (jwt.is_some() && client_secret.is_none()) {
         let required = [CLIENT_ID, CLIENT_SECRET, JWT].into_iter();
         let missing = required.filter(|names| set(*names).is_none()).map(|names| names[0]);
         return Err(SettingsError::NoConfiguration { missing: missing.collect() });
-    };
-    let secret = |name: &str| Some(SecretSource::Env(name.to_owned()));
+    }
+    let secret = |name: Option<&str>| name.map(|name| SecretSource::Env(name.to_owned()));
     let application = ApplicationConfig {
         client_id: secret(client_id),
         client_secret: secret(client_secret),
         ..ApplicationConfig::default()
     };
-    let identity = IdentityConfig { jwt: secret(jwt), ..IdentityConfig::default() };
+    let identity = |jwt| IdentityConfig { jwt: secret(Some(jwt)), ..IdentityConfig::default() };
     let mut config = Config {
         application: BTreeMap::from([("default".to_owned(), application)]),
-        identity: BTreeMap::from([("default".to_owned(), identity)]),
+        identity: jwt.map(|jwt| ("default".to_owned(), identity(jwt))).into_iter().collect(),
         ..Config::default()
     };
     config.upstream.url = set(SERVER_URL).and_then(value);

@@ -67,7 +67,8 @@ impl Origin {
         same_host && self.port() == listener.port()
     }
 
-    fn is_loopback(&self) -> bool {
+    /// Whether it is this machine.
+    pub fn is_loopback(&self) -> bool {
         self.host() == "localhost" || self.ip().is_some_and(|ip| ip.is_loopback())
     }
 
@@ -91,6 +92,12 @@ pub(super) fn endpoint(text: &str) -> Result<(Uri, Origin), UrlProblem> {
     parts.path_and_query = target;
     let uri = Uri::from_parts(parts).map_err(|_| UrlProblem::NotAbsolute)?;
     if uri.query().is_some() { Err(UrlProblem::Query) } else { Ok((uri, origin)) }
+}
+
+/// Whether a login may send the browser there: https, or http on this machine (RFC 8252 §7.3). A query
+/// is allowed, a fragment is not (RFC 6749 §3.1.2).
+pub(super) fn is_redirect(text: &str) -> bool {
+    split(text).is_ok_and(|(origin, _)| !origin.is_clear_text_to_another_machine())
 }
 
 fn split(text: &str) -> Result<(Origin, Option<PathAndQuery>), UrlProblem> {

@@ -1,9 +1,10 @@
 //! `Config` → `Settings`: defaults applied, secrets fetched, contradictions refused.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -15,10 +16,11 @@ use zeroize::Zeroizing;
 
 use super::client::clients;
 use super::facade::facade;
+use super::host::hosts;
 use super::identity::{Endpoints, applications, identities};
 use super::{
-    InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings, Settings,
-    SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings,
+    Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
@@ -37,11 +39,13 @@ pub(super) fn settings(
         config.identity.values().filter_map(|it| it.listen.clone()).flatten().collect();
     let is_open = config.client.is_empty();
     let proxy = proxy(config.proxy, &own, is_open, directory, &mut warnings)?;
-    let upstream = upstream(config.upstream, directory, &mut warnings)?;
+    let mut upstream = upstream(config.upstream, directory, &mut warnings)?;
     let refuse_own = |key, origin: &Origin| {
         refuse_own_address(key, origin, proxy.listen.iter().chain(&own).copied())
     };
     refuse_own("upstream.url", &upstream.origin)?;
+    upstream.hosts =
+        hosts(config.host, &upstream.origin, allow_plain_http, &refuse_own, &mut warnings)?;
     let endpoints =
         Endpoints { upstream: &upstream.origin, allow_plain_http, refuse_own: &refuse_own };
     let applications = applications(config.application, &endpoints, &mut sources, &mut warnings)?;
@@ -49,15 +53,21 @@ pub(super) fn settings(
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
     let facade = facade(config.facade, &mut sources)?;
-    let unused = applications.values().filter(|application| {
-        !identities.iter().any(|identity| identity.application.name == application.name)
-    });
-    warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
-    let store = store(config.store, &mut sources, environment, directory)?;
+    if identities.is_empty() {
+        warnings.push(Warning::NoIdentity);
+    } else {
+        let unused = applications.values().filter(|application| {
+            !identities.iter().any(|identity| identity.application.name == application.name)
+        });
+        warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
+    }
+    let store = store(config.store, &identities, &mut sources, environment, directory)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
-    let settings = Settings { proxy, upstream, identities, clients, facade, store, log };
+    let applications = applications.into_values().collect();
+    let settings =
+        Settings { proxy, upstream, applications, identities, clients, facade, store, log };
     Ok((settings, warnings))
 }
 
@@ -86,6 +96,8 @@ fn proxy(
         tls: config.tls.map(|tls| inbound_tls(tls, directory, warnings)).transpose()?,
         listen,
         h2c: config.h2c.unwrap_or(false),
+        rewrite_links: config.rewrite_links.unwrap_or(true),
+        public_url: config.public_url.as_deref().map(public_url).transpose()?,
         workers,
         token_wait: time("proxy.token_wait", config.token_wait, 15 * SECOND, 10 * MINUTE)?,
         max_replay_bytes,
@@ -95,6 +107,12 @@ fn proxy(
             config.client_idle_timeout,
             2 * MINUTE,
             HOUR,
+        )?,
+        websocket_idle_timeout: time(
+            "proxy.websocket_idle_timeout",
+            config.websocket_idle_timeout,
+            10 * MINUTE,
+            24 * HOUR,
         )?,
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
     })
@@ -212,6 +230,7 @@ fn upstream(
     let response = config.response_timeout;
     Ok(UpstreamSettings {
         origin,
+        hosts: Vec::new(),
         ca_file,
         http_proxy: config.http_proxy.as_deref().map(http_proxy).transpose()?,
         http2: config.http2.unwrap_or(false),
@@ -219,6 +238,10 @@ fn upstream(
         response_timeout: time("upstream.response_timeout", response, MINUTE, HOUR)?,
         idle_timeout: time("upstream.idle_timeout", config.idle_timeout, 50 * SECOND, HOUR)?,
     })
+}
+
+fn public_url(text: &str) -> Result<Origin, SettingsError> {
+    Origin::parse(text).map_err(|problem| SettingsError::Url { key: "proxy.public_url", problem })
 }
 
 fn http_proxy(text: &str) -> Result<Uri, SettingsError> {
@@ -229,37 +252,41 @@ fn http_proxy(text: &str) -> Result<Uri, SettingsError> {
 
 fn store(
     config: StoreConfig,
+    identities: &[Arc<IdentitySettings>],
     sources: &mut Sources<'_>,
     environment: Environment<'_>,
     directory: &Path,
 ) -> Result<StoreSettings, SettingsError> {
-    let keys = config.encryption_keys.unwrap_or_default();
+    let keys = config.encryption_keys.as_deref().unwrap_or_default();
     let keys: Vec<_> = keys
         .iter()
         .map(|key| sources.read("store.encryption_keys", key))
         .collect::<Result<_, _>>()?;
     let seal = Seal::new(&keys).map_err(SettingsError::EncryptionKey)?;
+    let in_memory = config.memory.unwrap_or(false);
+    let given: Vec<_> = [
+        ("store.directory", config.directory.is_some()),
+        ("store.redis", config.redis.is_some()),
+        ("store.memory", in_memory),
+    ]
+    .into_iter()
+    .filter_map(|(key, given)| given.then_some(key))
+    .collect();
+    if given.len() > 1 {
+        return Err(SettingsError::SeveralStores { given });
+    }
+    if in_memory {
+        let mut lost = identities.iter().filter(|identity| !identity.credential.reopens());
+        return match lost.next() {
+            Some(it) => Err(SettingsError::Forgetful { identity: it.name.clone() }),
+            None => Ok(StoreSettings::Memory),
+        };
+    }
     let written = config.directory.clone();
     if let Some(url) = &config.redis {
-        if written.is_some() {
-            return Err(SettingsError::TwoStores);
-        }
         let url = sources.read("store.redis", url)?;
-        let plain = config.allow_plain_redis.unwrap_or(false);
-        let address = redis_address(url.expose(), plain)?;
-        let key = "store.redis_ca_file";
-        let ca_file = file(key, config.redis_ca_file, directory)?;
-        if let Some(path) = &ca_file {
-            check_certificates(key, path)?;
-        }
-        let ca = ca_file.map(|path| read(key, &path)).transpose()?;
-        let ca_pem = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
-        let prefix = non_empty("store.redis_prefix", config.redis_prefix)?;
-        let prefix = prefix.unwrap_or_else(|| "ringbearer:".to_owned());
-        return Ok(StoreSettings::Redis {
-            server: RedisSettings { url, address, ca_pem, prefix },
-            seal,
-        });
+        let server = Box::new(redis(url.expose(), config, directory)?);
+        return Ok(StoreSettings::Redis { server, seal });
     }
     if let Some(directory) = file("store.directory", written, directory)? {
         return Ok(StoreSettings::File { directory, seal });
@@ -273,19 +300,24 @@ fn store(
     Ok(StoreSettings::File { directory: state.join("ringbearer"), seal })
 }
 
-/// Host and port of a Redis URL. Sessions do not cross a network in the clear unasked.
-fn redis_address(url: &str, allow_plain: bool) -> Result<String, SettingsError> {
-    let uri: Uri = url.parse().map_err(|_| SettingsError::RedisUrl)?;
-    let (scheme, host) = (uri.scheme_str(), uri.host().unwrap_or_default());
-    if !matches!(scheme, Some("redis" | "rediss")) || host.is_empty() {
-        return Err(SettingsError::RedisUrl);
+fn redis(url: &str, config: StoreConfig, directory: &Path) -> Result<RedisSettings, SettingsError> {
+    let mut server = super::redis::parse(url, config.allow_plain_redis.unwrap_or(false))?;
+    let key = "store.redis_ca_file";
+    let ca_file = file(key, config.redis_ca_file, directory)?;
+    if let Some(path) = &ca_file {
+        if !server.tls {
+            return Err(SettingsError::UselessWithout { key, with: "rediss:// in store.redis" });
+        }
+        check_certificates(key, path)?;
     }
-    let bare = host.trim_matches(['[', ']']);
-    let here = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if scheme == Some("redis") && !here && !allow_plain {
-        return Err(SettingsError::PlainRedis);
-    }
-    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(6379)))
+    let ca = ca_file.map(|path| read(key, &path)).transpose()?;
+    server.ca_pem = ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
+    let prefix = non_empty("store.redis_prefix", config.redis_prefix)?;
+    server.prefix = prefix.unwrap_or_else(|| "ringbearer:".to_owned());
+    let wait = config.redis_wait_replicas.unwrap_or(0);
+    within("store.redis_wait_replicas", &wait, &0, &10, ToString::to_string)?;
+    server.wait_replicas = wait;
+    Ok(server)
 }
 
 fn log(config: LogConfig) -> Result<LogSettings, SettingsError> {

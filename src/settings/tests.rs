@@ -76,6 +76,7 @@ fn each_kind_of_credential_is_understood() {
     };
     assert!(matches!(credential("refresh_token = 'r'"), Credential::RefreshToken(_)));
     assert!(matches!(credential("client_credentials = true"), Credential::ClientCredentials));
+    assert!(matches!(credential("login = true"), Credential::Login));
     assert!(matches!(
         credential("client_credentials = false\njwt = 'j'"),
         Credential::Jwt(jwt) if jwt.expose() == "j"
@@ -90,6 +91,25 @@ fn each_kind_of_credential_is_understood() {
         Credential::AuthorizationCode { code, redirect_uri, code_verifier: Some(verifier) }
             if (code.expose(), &*redirect_uri, verifier.expose()) == ("c", "http://127.0.0.1/", "v")
     ));
+}
+
+#[test]
+fn a_jwt_beside_a_credential_that_is_good_once_is_for_the_day_it_is_lost() {
+    let identity = |lines: &str| {
+        loaded(&LEAST.replace("jwt = \"canary-jwt\"", &format!("jwt = 'j'\n{lines}"))).identities[0]
+            .clone()
+    };
+    for lines in
+        ["refresh_token = 'r'", "authorization_code = 'c'\nredirect_uri = 'http://127.0.0.1/'"]
+    {
+        let identity = identity(lines);
+        assert!(!matches!(identity.credential, Credential::Jwt(_)), "{lines}");
+        assert!(matches!(&identity.fallback, Some(Credential::Jwt(jwt)) if jwt.expose() == "j"));
+    }
+    assert!(identity("").fallback.is_none(), "a JWT alone needs no other");
+    // The first refresh, and then the JWT.
+    let identity = identity("refresh_token = 'r'\nrefresh_token_ttl = '0s'");
+    assert_eq!(identity.refresh_token_ttl, Some(Duration::ZERO));
 }
 
 #[test]
@@ -146,6 +166,49 @@ fn without_a_file_the_variables_of_the_sample_apps_are_enough() {
         assert_eq!((&*identity.name, &*identity.application.name), ("default", "default"));
         assert_eq!(identity.application.client_id, "id");
         assert!(matches!(&identity.credential, Credential::Jwt(jwt) if jwt.expose() == "jwt"));
+    }
+}
+
+#[test]
+fn an_application_alone_is_enough_to_log_in_with_and_is_warned_about() {
+    let (settings, warnings) = load("[application.crm]\nclient_id = 'a'").unwrap();
+    assert!(settings.identities.is_empty());
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "no identity is configured: requests are refused until `ringbearer login NAME` has added one"
+        ]
+    );
+    let [application] = &settings.applications[..] else { panic!("{:?}", settings.applications) };
+    assert_eq!(application.redirect_uri, "http://127.0.0.1:8765/callback");
+    let host = "https://platform.ringcentral.com/restapi/oauth";
+    assert_eq!(application.authorize_url.to_string(), format!("{host}/authorize"));
+    let device = application.device_authorization_url.to_string();
+    assert_eq!(device, format!("{host}/device_authorization"));
+}
+
+#[test]
+fn a_redirect_uri_stays_as_it_is_written() {
+    for written in
+        ["http://LOCALHOST:80/cb?x=1", "https://app.example.com:443/callback", "http://[::1]:9"]
+    {
+        let toml = format!("[application.crm]\nclient_id = 'a'\nredirect_uri = '{written}'");
+        assert_eq!(loaded(&toml).applications[0].redirect_uri, written);
+    }
+}
+
+#[test]
+fn the_environment_without_a_jwt_makes_an_application() {
+    for (set, has_secret) in
+        [(&["RC_APP_CLIENT_ID"][..], false), (&["RC_APP_CLIENT_ID", "RC_APP_CLIENT_SECRET"], true)]
+    {
+        let lookup = |name: &str| {
+            if set.contains(&name) { Some("x".to_owned()) } else { environment(name) }
+        };
+        let source = ConfigSource::Environment;
+        let (settings, warnings) = Settings::load(&source, Overrides::default(), &lookup).unwrap();
+        assert_eq!((settings.identities.len(), &warnings[..]), (0, &[Warning::NoIdentity][..]));
+        assert_eq!(settings.applications[0].client_secret.is_some(), has_secret);
     }
 }
 

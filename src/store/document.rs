@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::secret::Secret;
-use crate::store::{Enrolment, Entry, Provenance, Stored};
+use crate::store::{Enrolment, Entry, MARK_KEPT, Provenance, Stored};
 use crate::token::{AccessToken, Generation, Refresh, RefreshToken, TokenSet};
 
 const VERSION: u64 = 1;
@@ -36,12 +36,14 @@ struct Mark {
     version: u64,
     /// The generation after the ended session's.
     erased: u64,
+    erased_at_ms: u64,
 }
 
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
     erased: Option<u64>,
+    erased_at_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,8 +87,9 @@ pub(super) fn write(stored: &Stored) -> Zeroizing<Vec<u8>> {
 }
 
 /// The content that says that a session was ended.
-pub(super) fn write_mark(erased: Generation) -> Vec<u8> {
-    let mark = Mark { version: VERSION, erased: erased.number() };
+pub(super) fn write_mark(erased: Generation, now: Timestamp) -> Vec<u8> {
+    let (erased, erased_at_ms) = (erased.number(), now.unix_millis());
+    let mark = Mark { version: VERSION, erased, erased_at_ms };
     serde_json::to_vec(&mark).expect("numbers are JSON")
 }
 
@@ -117,17 +120,24 @@ pub(super) fn parse_enrolment(content: &[u8]) -> Option<Enrolment> {
     })
 }
 
-/// What stands in a file's content.
-pub(super) fn parse(content: &[u8]) -> Result<Entry, Fault> {
-    let Versioned { version, erased } =
+/// What stands in a file's content at `now`: of a mark that has lapsed, nothing.
+pub(super) fn parse_at(content: &[u8], now: Timestamp) -> Result<Entry, Fault> {
+    let Versioned { version, erased, erased_at_ms } =
         serde_json::from_slice(content).map_err(|_| Fault::Damaged)?;
     if version != VERSION {
         return Err(Fault::Version(version));
     }
+    let kept = erased_at_ms.is_none_or(|at| now < Timestamp::from_unix_millis(at) + MARK_KEPT);
     match erased {
+        Some(_) if !kept => Ok(Entry::Absent),
         Some(generation) => Ok(Entry::Erased(Generation::new(generation))),
         None => session(content).map(Entry::Session),
     }
+}
+
+/// What stands in the content of a record whose marks lapse by themselves.
+pub(super) fn parse(content: &[u8]) -> Result<Entry, Fault> {
+    parse_at(content, Timestamp::from_unix_millis(0))
 }
 
 fn session(content: &[u8]) -> Result<Stored, Fault> {
@@ -225,6 +235,15 @@ mod tests {
             flipped[at] ^= 0x01;
             assert!(parse(&flipped).is_err(), "byte {at} flipped");
         }
+    }
+
+    #[test]
+    fn a_mark_lapses_after_thirty_days() {
+        let mark = write_mark(Generation::new(8), NOW);
+        let end = NOW + MARK_KEPT;
+        let before = parse_at(&mark, end - Duration::from_millis(1)).unwrap();
+        assert!(matches!(before, Entry::Erased(generation) if generation.number() == 8));
+        assert!(matches!(parse_at(&mark, end), Ok(Entry::Absent)));
     }
 
     #[test]

@@ -2,23 +2,27 @@
 //!
 //! A save writes a temporary file, syncs it, keeps the replaced file as `.previous`, renames, and
 //! syncs the directory: whenever the power goes, one whole copy is there, and RingCentral answers
-//! the refresh token of the older one with the newer set again. The lease is `flock` on a file
-//! beside it, which the kernel gives back when its holder dies. It refuses to follow links, to read
-//! what others could have written, and to write where others could.
+//! the refresh token of the older one with the newer set again. The lease is a lock on a file beside
+//! it, free at once when its holder dies and after a while when it stands still; what such a holder
+//! writes when it goes on is refused by generation, in one step with the comparison. It refuses to
+//! follow links, to read what others could have written, and to write where others could.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
 
+use self::lock::{Lock, Locks, flock};
+use super::pulse::{HEARTBEAT, LEASE, Pulse};
 use super::seal::Seal;
 use super::{
     Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
@@ -30,10 +34,11 @@ use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
+mod lock;
+mod plain;
 mod watch;
 
-/// No session comes near this.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+use plain::{attempt, private, read, remove};
 
 /// As much as a session may take, to see whether there is room for one.
 const PROBE_BYTES: usize = 64 * 1024;
@@ -42,14 +47,17 @@ const PROBE_BYTES: usize = 64 * 1024;
 const PARALLEL: usize = 4;
 
 /// How often a lock is tried that another process has at the moment, and how long apart.
-const LOCK_TRIES: u32 = 400;
+const LOCK_TRIES: u32 = 800;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// Nobody needs a ledger or a key for so long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Token sets in the files of one directory.
 #[derive(Debug)]
 pub struct FileStore {
     directory: Directory,
     disk: Arc<Semaphore>,
+    locks: Arc<Locks>,
     clock: Clock,
 }
 
@@ -61,9 +69,10 @@ impl FileStore {
         seal: Seal,
         clock: Clock,
     ) -> Result<Self, StoreError> {
-        let directory = Directory { path: directory.into(), seal };
+        let directory = Directory { path: directory.into(), seal, clock: clock.clone() };
         directory.prepare()?;
-        Ok(Self { directory, disk: Arc::new(Semaphore::new(PARALLEL)), clock })
+        let (disk, locks) = (Arc::new(Semaphore::new(PARALLEL)), Arc::default());
+        Ok(Self { directory, disk, locks, clock })
     }
 
     /// Does `work` on a thread that may wait for the disk.
@@ -79,13 +88,18 @@ impl FileStore {
         })
     }
 
+    /// The lock at `path`, if nobody else has it, or shows no life with it for `patience`.
+    async fn lock(&self, path: PathBuf, patience: Duration) -> Result<Option<Lock>, StoreError> {
+        let locks = Arc::clone(&self.locks);
+        self.on_disk(move |_| locks.take(&path, patience)).await
+    }
+
     /// The lock of what is kept for a moment only, as soon as it is free; a process that was stopped
     /// with it in its hands must not stop the others for ever.
-    async fn brief_lock(&self, path: PathBuf) -> Result<File, StoreError> {
+    async fn brief_lock(&self, path: PathBuf) -> Result<Lock, StoreError> {
         for _ in 0..LOCK_TRIES {
-            let path = path.clone();
-            if let Some(file) = self.on_disk(move |_| lock(&path)).await? {
-                return Ok(file);
+            if let Some(lock) = self.lock(path.clone(), LOCK_PATIENCE).await? {
+                return Ok(lock);
             }
             Clock::system().sleep(LOCK_PAUSE).await;
         }
@@ -100,10 +114,10 @@ impl TokenStore for FileStore {
     }
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
-        let identity = identity.to_owned();
-        self.on_disk(move |directory| {
-            let held = lock(&directory.path(&identity, "lock"))?;
-            Ok(held.map(|file| Lease::new(identity, file)))
+        Box::pin(async move {
+            let pulse = Pulse::start();
+            let held = self.lock(self.directory.path(identity, "lock"), LEASE).await?;
+            Ok(held.map(|lock| Lease::new(identity, Leased::new(lock, pulse))))
         })
     }
 
@@ -180,7 +194,11 @@ impl TokenStore for FileStore {
             change(&mut ledger, self.clock.now());
             // The lock goes with the work: a caller that is gone must not free it too early.
             self.on_disk(move |_| {
-                let _held = held;
+                let held = held;
+                // Whoever stood still for so long would undo what others have posted meanwhile.
+                let lost = io::ErrorKind::TimedOut;
+                let ours = if held.is_ours() { Ok(()) } else { Err(lost.into()) };
+                attempt("lock", &path, ours)?;
                 write_ledger(&path, &ledger)
             })
             .await
@@ -191,11 +209,7 @@ impl TokenStore for FileStore {
         let name = name.to_owned();
         Box::pin(async move {
             let held = self.brief_lock(self.directory.path(&name, "key-lock")).await?;
-            self.on_disk(move |directory| {
-                let _held = held;
-                directory.shared_key(&name)
-            })
-            .await
+            self.on_disk(move |directory| directory.shared_key(&name, &held)).await
         })
     }
 
@@ -207,7 +221,48 @@ impl TokenStore for FileStore {
     }
 }
 
-impl Hold for File {}
+/// A lease that a heartbeat keeps.
+struct Leased {
+    lock: Arc<Lock>,
+    pulse: Arc<Pulse>,
+    heartbeat: JoinHandle<()>,
+}
+
+impl Leased {
+    fn new(lock: Lock, pulse: Pulse) -> Self {
+        let (lock, pulse) = (Arc::new(lock), Arc::new(pulse));
+        let heartbeat = tokio::spawn({
+            // Weak: the lock goes with the lease, not with the end of this task.
+            let (lock, pulse) = (Arc::downgrade(&lock), Arc::clone(&pulse));
+            async move {
+                loop {
+                    Clock::system().sleep(HEARTBEAT).await;
+                    let (Some(lock), asked) = (lock.upgrade(), pulse.now()) else { return };
+                    // On a thread that may wait for the disk.
+                    let beat = move || lock.show_life() && lock.is_ours();
+                    match tokio::task::spawn_blocking(beat).await {
+                        Ok(true) => pulse.extended(asked),
+                        // Somebody else may have it: nothing is extended any more.
+                        _ => return,
+                    }
+                }
+            }
+        });
+        Self { lock, pulse, heartbeat }
+    }
+}
+
+impl Hold for Leased {
+    fn is_live(&self) -> bool {
+        self.pulse.is_live() && self.lock.is_ours()
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+    }
+}
 
 /// A name that no identity has, because they begin with a letter or a digit.
 const CHECK: &str = "-check";
@@ -217,26 +272,46 @@ const CHECK: &str = "-check";
 struct Directory {
     path: PathBuf,
     seal: Seal,
+    /// Which says when a mark has lapsed.
+    clock: Clock,
 }
 
 impl Directory {
     fn prepare(&self) -> Result<(), StoreError> {
         let path = &self.path;
-        if !path.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            attempt("create", path, made)?;
-        }
+        self.create()?;
+        let link = attempt("examine", path, fs::symlink_metadata(path))?;
         let metadata = attempt("examine", path, fs::metadata(path))?;
+        let us = rustix::process::geteuid().as_raw();
         let nested = "name a directory inside it instead, and it is created with mode 0700";
         let (fault, cure) = match () {
-            () if !metadata.is_dir() => ("is not a directory", "remove it, or name another path"),
-            () if metadata.uid() != rustix::process::geteuid().as_raw() => {
-                ("belongs to another user", nested)
+            // Whoever owns a link leads us where they like. systemd's StateDirectory= is one of root's.
+            () if link.is_symlink() && link.uid() != us && link.uid() != 0 => {
+                ("is another user's symbolic link", "name the directory that it leads to")
             }
+            () if !metadata.is_dir() => ("is not a directory", "remove it, or name another path"),
+            () if metadata.uid() != us => ("belongs to another user", nested),
             () if metadata.mode() & 0o022 != 0 => ("may be written by others", nested),
             () => return Ok(()),
         };
         Err(StoreError::Unsafe { path: path.clone(), fault, cure })
+    }
+
+    /// The directory and those above it, as far as they are missing: for us alone, whatever the umask.
+    fn create(&self) -> Result<(), StoreError> {
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let mut missing: Vec<_> = self.path.ancestors().take_while(missing).collect();
+        while let Some(path) = missing.pop() {
+            match DirBuilder::new().mode(0o700).create(path) {
+                // Another process was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => {
+                    let private = |()| fs::set_permissions(path, Permissions::from_mode(0o700));
+                    attempt("create", path, result.and_then(private))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn load(&self, identity: &str) -> Result<Entry, StoreError> {
@@ -244,7 +319,7 @@ impl Directory {
         for suffix in ["json", "previous"] {
             let path = self.path(identity, suffix);
             let Some(content) = self.read(identity, &path)? else { continue };
-            match document::parse(&content) {
+            match document::parse_at(&content, self.clock.now()) {
                 Ok(entry) => {
                     if let Some(torn) = torn {
                         tracing::warn!(identity, ?torn, "damaged; the copy before it is used");
@@ -271,25 +346,69 @@ impl Directory {
     ) -> Result<(), StoreError> {
         self.expect(identity, expected)?;
         let content = self.seal.close(identity, &document::write(stored));
-        let temporary = self.temporary(identity, &content)?;
-        let (path, previous) = (self.path(identity, "json"), self.path(identity, "previous"));
-        // Neither a damaged file nor the mark of an end may push the good copy out.
-        let there = self.read(identity, &path)?;
-        if there.is_some_and(|it| matches!(document::parse(&it), Ok(Entry::Session(_)))) {
-            attempt("rename", &path, fs::rename(&path, &previous))?;
-        }
-        attempt("rename", &temporary, fs::rename(&temporary, &path))?;
-        self.sync()
+        self.put(identity, &content, expected, |path| {
+            // Neither a damaged file nor the mark of an end may push the good copy out.
+            let there = self.read(identity, path)?;
+            let now = self.clock.now();
+            if there.is_some_and(|it| matches!(document::parse_at(&it, now), Ok(Entry::Session(_))))
+            {
+                attempt("rename", path, fs::rename(path, self.path(identity, "previous")))?;
+            }
+            Ok(())
+        })
     }
 
     fn erase(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
-        self.expect(identity, expected)?;
+        let mark = document::write_mark(expected.next(), self.clock.now());
         // The older copy first: on its own it would be taken for the current one.
-        remove(&self.path(identity, "previous"))?;
-        let mark = self.temporary(identity, &document::write_mark(expected.next()))?;
-        let path = self.path(identity, "json");
-        attempt("rename", &mark, fs::rename(&mark, &path))?;
+        self.put(identity, &mark, expected, |_| remove(&self.path(identity, "previous")))
+    }
+
+    /// Puts `content` into the place of what is of generation `expected`, once `make_room` is done.
+    fn put(
+        &self,
+        identity: &str,
+        content: &[u8],
+        expected: Generation,
+        make_room: impl FnOnce(&Path) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (path, temporary) = (self.path(identity, "json"), self.temporary(identity, content)?);
+        let put = self.alone(identity, expected).and_then(|alone| {
+            make_room(&path)?;
+            // Whoever holds the lease by now may have begun a file of their own.
+            let ours = read(&temporary)?.is_some_and(|it| it == content);
+            let overwrites = alone.is_some_and(|file| lock::is_in_place(&file, &path));
+            if ours && install(&temporary, &path, overwrites)? {
+                return Ok(());
+            }
+            Err(StoreError::Conflict { expected, found: self.load(identity)?.generation() })
+        });
+        if put.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        put?;
         self.sync()
+    }
+
+    /// Keeps every other writer out while what is there is replaced, if it is still of generation
+    /// `expected`. The lock is on the very file that gives way: whoever waits for it finds another
+    /// one in its place. Where there is none, [`install`] sees to it that one writer wins.
+    fn alone(&self, identity: &str, expected: Generation) -> Result<Option<File>, StoreError> {
+        let path = self.path(identity, "json");
+        let file = match private().open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            result => Some(attempt("open", &path, result)?),
+        };
+        if let Some(file) = &file {
+            let held = if flock(&path, file)? { Ok(()) } else { Err(Errno::WOULDBLOCK.into()) };
+            attempt("lock", &path, held)?;
+            if !lock::is_in_place(file, &path) {
+                let found = self.load(identity)?.generation();
+                return Err(StoreError::Conflict { expected, found });
+            }
+        }
+        self.expect(identity, expected)?;
+        Ok(file)
     }
 
     fn expect(&self, identity: &str, expected: Generation) -> Result<(), StoreError> {
@@ -321,7 +440,7 @@ impl Directory {
     }
 
     /// Under the lock, so that nobody makes another one meanwhile.
-    fn shared_key(&self, name: &str) -> Result<SecretKey, StoreError> {
+    fn shared_key(&self, name: &str, held: &Lock) -> Result<SecretKey, StoreError> {
         let (path, record) = (self.path(name, "key"), super::key_record(name));
         if let Some(content) = self.read(&record, &path)? {
             if let Some(key) = super::key_in(&content) {
@@ -335,6 +454,9 @@ impl Directory {
         let new = SecretKey::generate();
         let sealed = self.seal.close(&record, new.expose().as_bytes());
         let temporary = self.temporary(&format!("{name}.key"), &sealed)?;
+        // Whoever stood still for so long would replace a key that others seal with by now.
+        let lost = io::ErrorKind::TimedOut;
+        attempt("lock", &path, if held.is_ours() { Ok(()) } else { Err(lost.into()) })?;
         attempt("rename", &temporary, fs::rename(&temporary, &path))?;
         self.sync()?;
         Ok(SecretKey::parse(&new).expect("it is a key"))
@@ -390,7 +512,7 @@ impl Directory {
     fn temporary(&self, identity: &str, content: &[u8]) -> Result<PathBuf, StoreError> {
         let path = self.path(identity, "tmp");
         let _ = fs::remove_file(&path);
-        let written = private().create_new(true).open(&path).and_then(|mut file| {
+        let written = private().write(true).create_new(true).open(&path).and_then(|mut file| {
             // The umask can only have taken rights away, the owner's included.
             file.set_permissions(Permissions::from_mode(0o600))?;
             file.write_all(content)?;
@@ -413,22 +535,18 @@ impl Directory {
     }
 }
 
-/// The lock, if nobody else has it. The file stays: removing it would let two hold "it".
-fn lock(path: &Path) -> Result<Option<File>, StoreError> {
-    let file = attempt("open", path, private().create(true).open(path))?;
-    check(path, &file)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => attempt("lock", path, Err(error.into())),
+/// Moves a file into place. False if one has come there since we looked, unless it is ours to
+/// overwrite.
+fn install(temporary: &Path, path: &Path, overwrites: bool) -> Result<bool, StoreError> {
+    if !overwrites {
+        match fs::hard_link(temporary, path) {
+            Ok(()) => return remove(temporary).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            // Some file systems have no links.
+            Err(_) => {}
+        }
     }
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => attempt("remove", path, result),
-    }
+    attempt("rename", temporary, fs::rename(temporary, path)).map(|()| true)
 }
 
 /// A ledger that is not whole is taken as empty: it is about the last minute.
@@ -445,54 +563,12 @@ fn write_ledger(path: &Path, ledger: &Ledger) -> Result<(), StoreError> {
     let content = serde_json::to_vec(ledger).expect("strings and numbers are JSON");
     let temporary = path.with_extension("ledger-tmp");
     remove(&temporary)?;
-    let written = private().create_new(true).open(&temporary).and_then(|mut file| {
+    let written = private().write(true).create_new(true).open(&temporary).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(&content)?;
         fs::rename(&temporary, path)
     });
     attempt("write", path, written)
-}
-
-/// Opens without following a link, for this user only.
-fn private() -> OpenOptions {
-    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("flags are small");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(no_follow);
-    options
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let file = match private().open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            let (fault, cure) = ("is a symbolic link", "remove it");
-            return Err(StoreError::Unsafe { path: path.to_owned(), fault, cure });
-        }
-        result => attempt("open", path, result)?,
-    };
-    check(path, &file)?;
-    let mut content = Vec::new();
-    attempt("read", path, file.take(MAX_FILE_BYTES).read_to_end(&mut content))?;
-    Ok(Some(content))
-}
-
-/// A file that others could read has leaked; one that they could write, they may have written.
-fn check(path: &Path, file: &File) -> Result<(), StoreError> {
-    let metadata = attempt("examine", path, file.metadata())?;
-    let (fault, cure) = match () {
-        () if !metadata.is_file() => ("is not a regular file", "remove it"),
-        () if metadata.uid() != rustix::process::geteuid().as_raw() => {
-            ("belongs to another user", "give it to the user that runs this program")
-        }
-        () if metadata.mode() & 0o077 != 0 => {
-            ("may be read or written by others", "set its mode to 0600")
-        }
-        () => return Ok(()),
-    };
-    Err(StoreError::Unsafe { path: path.to_owned(), fault, cure })
-}
-
-fn attempt<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
 }
 
 /// The suffix of what is kept of an identity that was added.

@@ -3,41 +3,35 @@
 //! A session is a hash of its generation and its sealed document, changed by one script that
 //! compares the generation: whoever stalled past its lease has its late write refused. The lease is
 //! a key of its own that lapses unless a heartbeat extends it, and only its owner gives it back.
-//! Every change is published. All keys of an identity share a hash tag.
+//! Every change is published. All keys of an identity share a hash tag, and no command spans
+//! identities, so that a cluster will do.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, RedisError, Script, TlsCertificates};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tracing::warn;
 
+use self::connect::Link;
+use self::lease::Leased;
 use super::seal::Seal;
 use super::{
-    Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
+    Change, Enrolment, Entry, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
     TokenStore, document,
 };
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::clock::Timestamp;
 use crate::secret::SecretKey;
 use crate::settings::RedisSettings;
-use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
-/// No answer within this time counts as none.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A lease lapses so long after its last extension.
-const LEASE: Duration = Duration::from_secs(15);
-const HEARTBEAT: Duration = Duration::from_secs(4);
-/// So long before it lapses, its holder does not rely on it any more.
-const MARGIN: Duration = Duration::from_secs(3);
+mod connect;
+mod fault;
+mod lease;
+mod scripts;
+mod subscription;
 
 /// The mark of a logout is kept for so long: no process that was away knows an older session.
 const MARK_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -46,51 +40,19 @@ const LEDGER_KEPT: Duration = Duration::from_secs(2 * 3600);
 /// How often a ledger is tried that others keep changing.
 const LEDGER_TRIES: u32 = 50;
 
-/// Between two attempts to subscribe.
-const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// How long the replicas may take to have a session. Others wait on the same connection meanwhile.
+const REPLICATION: Duration = Duration::from_millis(500);
 
-/// KEYS: session, names. ARGV: expected, generation, document, name, channel.
-const SAVE: &str = r"
-local found = tonumber(redis.call('HGET', KEYS[1], 'g') or '0')
-if found ~= tonumber(ARGV[1]) then return found end
-redis.call('HSET', KEYS[1], 'g', ARGV[2], 'd', ARGV[3])
-redis.call('PERSIST', KEYS[1])
-redis.call('PUBLISH', ARGV[5], ARGV[2] .. ' ' .. ARGV[4])
-return -1";
-
-/// KEYS: session. ARGV: expected, generation, name, channel, milliseconds to keep the mark.
-const ERASE: &str = r"
-local found = tonumber(redis.call('HGET', KEYS[1], 'g') or '0')
-if found ~= tonumber(ARGV[1]) then return found end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'g', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-redis.call('PUBLISH', ARGV[4], ARGV[2] .. ' ' .. ARGV[3])
-return -1";
-
-/// KEYS: lease. ARGV: owner, milliseconds.
-const EXTEND: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 0";
-
-/// KEYS: lease. ARGV: owner.
-const RELEASE: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0";
-
-/// KEYS: ledger. ARGV: what was read, what to write, milliseconds to keep it.
-const EXCHANGE: &str = r"
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1";
+/// Identities that are asked about at a time.
+const AT_A_TIME: usize = 256;
 
 /// Token sets on a Redis or Valkey server.
 #[derive(Clone)]
 pub struct RedisStore {
-    client: Client,
-    connection: ConnectionManager,
+    link: Link,
     address: String,
     prefix: String,
+    wait_replicas: u32,
     seal: Seal,
 }
 
@@ -101,31 +63,15 @@ impl std::fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Connects when it is first used. Wants to be called on a tokio runtime.
+    /// Connects when it is first used.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn open(settings: &RedisSettings, seal: Seal) -> Result<Self, StoreError> {
-        let failed = |action, source: RedisError| StoreError::Server {
-            address: settings.address.clone(),
-            action,
-            source: source.into(),
-        };
-        let url = settings.url.expose();
-        let client = if let Some(ca) = &settings.ca_pem {
-            let certificates =
-                TlsCertificates { client_tls: None, root_cert: Some(ca.as_bytes().to_vec()) };
-            Client::build_with_tls(url, certificates)
-        } else {
-            Client::open(url)
-        };
-        let client = client.map_err(|error| failed("be configured", error))?;
-        let patience = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
-            .set_number_of_retries(1)
-            .set_max_delay(Duration::from_millis(200));
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), patience)
-            .map_err(|error| failed("be configured", error))?;
         let (address, prefix) = (settings.address.clone(), settings.prefix.clone());
-        Ok(Self { client, connection, address, prefix, seal })
+        let failed = |error| failure(address.clone(), "be configured", error);
+        let link = Link::new(settings).map_err(failed)?;
+        Ok(Self { link, address, prefix, wait_replicas: settings.wait_replicas, seal })
     }
 
     fn key(&self, identity: &str, kind: &str) -> String {
@@ -142,33 +88,38 @@ impl RedisStore {
 
     fn failed(&self, action: &'static str) -> impl FnOnce(RedisError) -> StoreError {
         let address = self.address.clone();
-        move |source| StoreError::Server { address, action, source: source.into() }
+        move |source| failure(address, action, source)
     }
 
     async fn run<T: FromRedisValue>(
         &self,
         action: &'static str,
-        command: &redis::Cmd,
+        command: &Cmd,
     ) -> Result<T, StoreError> {
-        command.query_async(&mut self.connection.clone()).await.map_err(self.failed(action))
+        self.link.run(command).await.map_err(self.failed(action))
     }
 
-    async fn run_script<T: FromRedisValue>(
+    async fn pipe<T: FromRedisValue>(
+        &self,
+        action: &'static str,
+        commands: &Pipeline,
+    ) -> Result<T, StoreError> {
+        self.link.pipe(commands).await.map_err(self.failed(action))
+    }
+
+    async fn script<T: FromRedisValue>(
         &self,
         action: &'static str,
         script: &str,
-        keys: &[String],
+        key: &str,
         arguments: &[&[u8]],
     ) -> Result<T, StoreError> {
-        let script = Script::new(script);
-        let mut call = script.prepare_invoke();
-        for key in keys {
-            call.key(key);
-        }
+        let mut call = redis::cmd("EVAL");
+        call.arg(script).arg(1).arg(key);
         for argument in arguments {
             call.arg(*argument);
         }
-        call.invoke_async(&mut self.connection.clone()).await.map_err(self.failed(action))
+        self.run(action, &call).await
     }
 
     fn entry(
@@ -186,6 +137,29 @@ impl RedisStore {
         }))
     }
 
+    /// Returns when enough replicas have the session of this generation, and tells the others of it.
+    ///
+    /// The write in front of `WAIT` comes after the session's, whoever wrote that, and a replica
+    /// that has the one has the other.
+    async fn replicate(&self, identity: &str, generation: u64) -> Result<(), StoreError> {
+        let (action, key) = ("keep a session safe", self.key(identity, "session"));
+        let mut pipe = redis::pipe();
+        pipe.cmd("EVAL").arg(scripts::TOUCH).arg(1).arg(&key).arg(generation).ignore();
+        pipe.cmd("WAIT").arg(self.wait_replicas).arg(millis(REPLICATION));
+        let (replicas,): (u32,) = self.pipe(action, &pipe).await?;
+        if replicas < self.wait_replicas {
+            return Err(StoreError::Server {
+                address: self.address.clone(),
+                action,
+                cure: "see that its replicas keep up, or lower store.redis_wait_replicas",
+                source: format!("{replicas} of {} replicas have it", self.wait_replicas).into(),
+            });
+        }
+        let (generation, channel) = (generation.to_string(), self.channel());
+        let arguments = [generation.as_bytes(), identity.as_bytes(), channel.as_bytes()];
+        self.script::<i64>(action, scripts::CONFIRM, &key, &arguments).await.map(drop)
+    }
+
     /// Says 'somebody else has' unless the script has done it.
     fn concluded(expected: Generation, found: i64) -> Result<(), StoreError> {
         match u64::try_from(found) {
@@ -194,31 +168,19 @@ impl RedisStore {
         }
     }
 
-    /// Listens until the connection breaks or nobody wants to know.
-    async fn listen(&self, tell: &UnboundedSender<Change>, away: bool) -> Result<(), RedisError> {
-        let mut subscription = self.client.get_async_pubsub().await?;
-        subscription.subscribe(self.channel()).await?;
-        if away {
-            // An error says that nobody listens.
-            let _ = tell.send(Change::Anything);
-        }
-        let mut messages = subscription.into_on_message();
-        loop {
-            let message = tokio::select! {
-                message = messages.next() => message,
-                () = tell.closed() => return Ok(()),
-            };
-            let Some(message) = message else { return Ok(()) };
-            let text: String = message.get_payload()?;
-            let change = match text.split_once(' ') {
-                Some((generation, name)) => {
-                    let generation = generation.parse().ok().map(Generation::new);
-                    Change::Identity(name.to_owned(), generation)
-                }
-                None => Change::Identity(text, None),
-            };
-            let _ = tell.send(change);
-        }
+    /// Asks about many identities without waiting for each answer. The answers come in order.
+    async fn of_each<T: FromRedisValue>(
+        &self,
+        action: &'static str,
+        identities: &[&str],
+        question: impl Fn(&str) -> Pipeline,
+    ) -> Result<Vec<T>, StoreError> {
+        let ask = |identity: &&str| {
+            let question = question(identity);
+            async move { self.pipe(action, &question).await }
+        };
+        let questions: Vec<_> = identities.iter().map(ask).collect();
+        stream::iter(questions).buffered(AT_A_TIME).try_collect().await
     }
 }
 
@@ -226,21 +188,20 @@ impl TokenStore for RedisStore {
     fn load<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Entry> {
         Box::pin(async move {
             let mut command = redis::cmd("HMGET");
-            command.arg(self.key(identity, "session")).arg("g").arg("d");
-            self.entry(identity, self.run("read a session", &command).await?)
+            command.arg(self.key(identity, "session")).arg("g").arg("d").arg("w");
+            let (generation, content, unconfirmed): (Option<u64>, _, Option<u64>) =
+                self.run("read a session", &command).await?;
+            if let Some(generation) = unconfirmed.filter(|_| self.wait_replicas > 0) {
+                self.replicate(identity, generation).await?;
+            }
+            self.entry(identity, (generation, content))
         })
     }
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
         Box::pin(async move {
-            let key = self.key(identity, "lease");
-            let owner = format!("{:032x}", fastrand::u128(..));
-            let watch = Stopwatch::start();
-            let mut command = redis::cmd("SET");
-            command.arg(&key).arg(&owner).arg("NX").arg("PX").arg(millis(LEASE));
-            let taken: Option<String> = self.run("lease a session", &command).await?;
-            let held = || Leased::new(self.clone(), key, owner, watch);
-            Ok(taken.map(|_| Lease::new(identity, held())))
+            let taken = Leased::take(self, self.key(identity, "lease")).await?;
+            Ok(taken.map(|leased| Lease::new(identity, leased)))
         })
     }
 
@@ -261,23 +222,26 @@ impl TokenStore for RedisStore {
         expected: Generation,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let name = lease.identity();
+            let (action, name) = ("write a session", lease.identity());
             let mut index = redis::cmd("SADD");
             index.arg(self.names()).arg(name);
-            self.run::<()>("write a session", &index).await?;
+            self.run::<()>(action, &index).await?;
             let content = self.seal.close(name, &document::write(stored));
-            let (expecting, generation) =
-                (expected.number().to_string(), stored.set.generation.number().to_string());
-            let (keys, channel) = ([self.key(name, "session")], self.channel());
-            let arguments: [&[u8]; 5] = [
+            let number = stored.set.generation.number();
+            let [expecting, generation, replicas] =
+                [expected.number(), number, self.wait_replicas.into()].map(|it| it.to_string());
+            let (key, channel) = (self.key(name, "session"), self.channel());
+            let arguments: [&[u8]; 6] = [
                 expecting.as_bytes(),
                 generation.as_bytes(),
                 &content,
                 name.as_bytes(),
                 channel.as_bytes(),
+                replicas.as_bytes(),
             ];
-            let found = self.run_script("write a session", SAVE, &keys, &arguments).await?;
-            Self::concluded(expected, found)
+            let found = self.script(action, scripts::SAVE, &key, &arguments).await?;
+            Self::concluded(expected, found)?;
+            if self.wait_replicas > 0 { self.replicate(name, number).await } else { Ok(()) }
         })
     }
 
@@ -286,7 +250,7 @@ impl TokenStore for RedisStore {
             let name = lease.identity();
             let (expecting, generation) =
                 (expected.number().to_string(), expected.next().number().to_string());
-            let (keys, channel) = ([self.key(name, "session")], self.channel());
+            let (key, channel) = (self.key(name, "session"), self.channel());
             let kept = millis(MARK_KEPT).to_string();
             let arguments: [&[u8]; 5] = [
                 expecting.as_bytes(),
@@ -295,31 +259,30 @@ impl TokenStore for RedisStore {
                 channel.as_bytes(),
                 kept.as_bytes(),
             ];
-            let found = self.run_script("erase a session", ERASE, &keys, &arguments).await?;
+            let found = self.script("erase a session", scripts::ERASE, &key, &arguments).await?;
             Self::concluded(expected, found)
         })
     }
 
     fn changes(&self) -> UnboundedReceiver<Change> {
         let (tell, changes) = unbounded_channel();
-        let store = self.clone();
-        tokio::spawn(async move {
-            let mut away = false;
-            while !tell.is_closed() {
-                if let Err(error) = store.listen(&tell, away).await {
-                    debug!(address = store.address, cause = chain(&error), "not subscribed");
-                }
-                if !away {
-                    warn!(
-                        address = store.address,
-                        "the store does not tell of changes: it is asked until it does"
-                    );
-                }
-                away = true;
-                Clock::system().sleep(RESUBSCRIBE).await;
-            }
-        });
+        let (link, address, channel) = (self.link.clone(), self.address.clone(), self.channel());
+        tokio::spawn(subscription::follow(link, address, channel, tell));
         changes
+    }
+
+    fn generations<'a>(&'a self, identities: &'a [&'a str]) -> StoreFuture<'a, Vec<Generation>> {
+        Box::pin(async move {
+            let ask = |identity: &str| {
+                let mut pipe = redis::pipe();
+                pipe.hget(self.key(identity, "session"), "g");
+                pipe
+            };
+            let found: Vec<(Option<u64>,)> =
+                self.of_each("compare the sessions", identities, ask).await?;
+            let generation = |(found,): (Option<u64>,)| found.map(Generation::new);
+            Ok(found.into_iter().map(|it| generation(it).unwrap_or(Generation::NONE)).collect())
+        })
     }
 
     fn enrol<'a>(
@@ -328,18 +291,20 @@ impl TokenStore for RedisStore {
         enrolment: Option<&'a Enrolment>,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let (action, key) = ("write an identity", self.key(identity, "enrolment"));
-            let mut pipe = redis::pipe();
-            if let Some(enrolment) = enrolment {
+            let action = "write an identity";
+            let sealed = enrolment.map(|enrolment| {
                 let content = document::write_enrolment(enrolment);
-                let sealed = self.seal.close(&format!("{identity}/enrolment"), &content);
-                pipe.sadd(self.names(), identity).ignore().set(key, sealed).ignore();
-            } else {
-                pipe.del(key).ignore();
+                self.seal.close(&format!("{identity}/enrolment"), &content)
+            });
+            if sealed.is_some() {
+                let mut index = redis::cmd("SADD");
+                index.arg(self.names()).arg(identity);
+                self.run::<()>(action, &index).await?;
             }
-            pipe.publish(self.channel(), identity).ignore();
-            let mut connection = self.connection.clone();
-            pipe.query_async::<()>(&mut connection).await.map_err(self.failed(action))
+            let (sealed, channel) = (sealed.unwrap_or_default(), self.channel());
+            let arguments = [&*sealed, identity.as_bytes(), channel.as_bytes()];
+            let key = self.key(identity, "enrolment");
+            self.script::<i64>(action, scripts::ENROL, &key, &arguments).await.map(drop)
         })
     }
 
@@ -360,19 +325,28 @@ impl TokenStore for RedisStore {
 
     fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
         Box::pin(async move {
+            let action = "list the sessions";
             let mut command = redis::cmd("SMEMBERS");
             command.arg(self.names());
-            let mut names: Vec<String> = self.run("list the sessions", &command).await?;
+            let mut names: Vec<String> = self.run(action, &command).await?;
             names.sort_unstable();
             let mut lines = Vec::with_capacity(names.len());
-            for identity in names {
-                let session = self.load(&identity).await?.session();
-                let mut exists = redis::cmd("EXISTS");
-                exists.arg(self.key(&identity, "enrolment"));
-                let enrolled: bool = self.run("list the sessions", &exists).await?;
-                let session = session.map(|stored| Outline::of(&stored.set));
-                if enrolled || session.is_some() {
-                    lines.push(Surveyed { identity, session, enrolled });
+            // In pieces: a document is a few hundred times as long as what is kept of it.
+            for piece in names.chunks(8 * AT_A_TIME) {
+                let piece: Vec<&str> = piece.iter().map(String::as_str).collect();
+                let ask = |identity: &str| {
+                    let mut pipe = redis::pipe();
+                    pipe.cmd("HMGET").arg(self.key(identity, "session")).arg("g").arg("d");
+                    pipe.exists(self.key(identity, "enrolment"));
+                    pipe
+                };
+                let found = self.of_each(action, &piece, ask).await?;
+                for (identity, (session, enrolled)) in piece.into_iter().zip(found) {
+                    let session = self.entry(identity, session)?.session();
+                    let session = session.map(|stored| Outline::of(&stored.set));
+                    if enrolled || session.is_some() {
+                        lines.push(Surveyed { identity: identity.to_owned(), session, enrolled });
+                    }
                 }
             }
             Ok(lines)
@@ -392,25 +366,29 @@ impl TokenStore for RedisStore {
                 digest[0], digest[1], digest[2], digest[3]
             );
             let key = self.key(&tag, "ledger");
+            // The clock is that of the server which has the ledger.
+            let mut read = redis::pipe();
+            read.get(&key).cmd("TIME");
             for _ in 0..LEDGER_TRIES {
-                let mut read = redis::cmd("GET");
-                read.arg(&key);
-                let before: Option<String> = self.run(action, &read).await?;
+                let (before, (seconds, micros)): (Option<String>, (u64, u64)) =
+                    self.pipe(action, &read).await?;
                 let before = before.unwrap_or_default();
-                let (seconds, micros): (u64, u64) = self.run(action, &redis::cmd("TIME")).await?;
                 let now = Timestamp::from_unix_millis(seconds * 1000 + micros / 1000);
                 let mut ledger = serde_json::from_str(&before).unwrap_or_default();
                 change(&mut ledger, now);
                 let after = serde_json::to_string(&ledger).expect("strings and numbers are JSON");
                 let kept = millis(LEDGER_KEPT).to_string();
                 let arguments = [before.as_bytes(), after.as_bytes(), kept.as_bytes()];
-                let keys = [key.clone()];
-                if self.run_script::<bool>(action, EXCHANGE, &keys, &arguments).await? {
+                if self.script::<bool>(action, scripts::EXCHANGE, &key, &arguments).await? {
                     return Ok(());
                 }
             }
-            let source = "other processes change it all the time".into();
-            Err(StoreError::Server { address: self.address.clone(), action, source })
+            Err(StoreError::Server {
+                address: self.address.clone(),
+                action,
+                cure: "see who else uses its key",
+                source: "other processes change it all the time".into(),
+            })
         })
     }
 
@@ -426,7 +404,8 @@ impl TokenStore for RedisStore {
             super::key_in(&self.seal.open(&record, &kept)?).ok_or_else(|| StoreError::Server {
                 address: self.address.clone(),
                 action,
-                source: format!("what is stored under {key:?} is damaged: delete it").into(),
+                cure: "delete it, and a new one is made",
+                source: format!("what is stored under {key:?} is damaged").into(),
             })
         })
     }
@@ -436,65 +415,9 @@ impl TokenStore for RedisStore {
     }
 }
 
-/// A lease that a heartbeat keeps.
-struct Leased {
-    store: RedisStore,
-    key: String,
-    owner: String,
-    watch: Stopwatch,
-    /// When the last extension that succeeded was asked for, in milliseconds of `watch`.
-    extended: Arc<AtomicU64>,
-    heartbeat: JoinHandle<()>,
-}
-
-impl Leased {
-    fn new(store: RedisStore, key: String, owner: String, watch: Stopwatch) -> Self {
-        let extended = Arc::new(AtomicU64::new(0));
-        let heartbeat = tokio::spawn({
-            let (store, keys) = (store.clone(), [key.clone()]);
-            let (owner, extended) = (owner.clone(), Arc::clone(&extended));
-            async move {
-                loop {
-                    Clock::system().sleep(HEARTBEAT).await;
-                    let asked = millis(watch.elapsed());
-                    let lease = millis(LEASE).to_string();
-                    let arguments = [owner.as_bytes(), lease.as_bytes()];
-                    let kept = store.run_script("extend a lease", EXTEND, &keys, &arguments).await;
-                    match kept {
-                        Ok(true) => extended.store(asked, Ordering::Relaxed),
-                        // Somebody else may have it: nothing is extended any more.
-                        Ok(false) => return,
-                        Err(error) => debug!(cause = chain(&error), "a lease was not extended"),
-                    }
-                }
-            }
-        });
-        Self { store, key, owner, watch, extended, heartbeat }
-    }
-}
-
-impl Hold for Leased {
-    fn is_live(&self) -> bool {
-        let age = millis(self.watch.elapsed()) - self.extended.load(Ordering::Relaxed);
-        age < millis(LEASE.saturating_sub(MARGIN))
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        self.heartbeat.abort();
-        let (store, keys, owner) = (self.store.clone(), [self.key.clone()], self.owner.clone());
-        // Without a runtime the process is ending, and the lease lapses.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                let arguments = [owner.as_bytes()];
-                let freed = store.run_script::<i64>("free a lease", RELEASE, &keys, &arguments);
-                if let Err(error) = freed.await {
-                    debug!(cause = chain(&error), "a lease was not freed, and lapses");
-                }
-            });
-        }
-    }
+fn failure(address: String, action: &'static str, error: RedisError) -> StoreError {
+    let cure = fault::cure(&error);
+    StoreError::Server { address, action, cure, source: error.into() }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -46,6 +46,15 @@ struct Sealed {
     text: String,
 }
 
+/// Why a record does not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unopened {
+    /// It was sealed with the key whose digest begins so.
+    OtherKey(String),
+    /// It is not whole, was sealed under another name, or not at all.
+    Damaged,
+}
+
 /// A configured key does not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a key is 32 random bytes in base64, as `openssl rand -base64 32` prints them")]
@@ -84,17 +93,28 @@ impl Seal {
     /// returned as it is, so that keys can be added later; what is damaged, too, because it is not
     /// whole in any case, and its reader will say so.
     pub fn open(&self, name: &str, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        let as_it_is = || Zeroizing::new(stored.to_vec());
+        match self.open_sealed(name, stored) {
+            Ok(plain) => Ok(plain),
+            Err(Unopened::Damaged) => Ok(Zeroizing::new(stored.to_vec())),
+            Err(Unopened::OtherKey(key)) => {
+                Err(StoreError::Sealed { identity: name.to_owned(), key })
+            }
+        }
+    }
+
+    /// What [`close`](Self::close) made into `stored` under the same name, and nothing else.
+    pub fn open_sealed(&self, name: &str, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
         let Ok(Envelope { version: 1, sealed }) = serde_json::from_slice(stored) else {
-            return Ok(as_it_is());
+            return Err(Unopened::Damaged);
         };
-        let Some(key) = self.keys.iter().find(|key| key.id == sealed.key) else {
-            return Err(StoreError::Sealed {
-                identity: name.to_owned(),
-                key: printable(&sealed.key),
-            });
-        };
-        Ok(key.open(name, &sealed).unwrap_or_else(as_it_is))
+        let key = self.keys.iter().find(|key| key.id == sealed.key);
+        let key = key.ok_or_else(|| Unopened::OtherKey(printable(&sealed.key)))?;
+        key.open(name, &sealed).ok_or(Unopened::Damaged)
+    }
+
+    /// The key that seals, by the start of its digest.
+    pub fn key_id(&self) -> Option<&str> {
+        self.keys.first().map(|key| key.id.as_str())
     }
 }
 

@@ -3,24 +3,26 @@
 //! Identities of one application share its budget of token requests; apart from that, the trouble
 //! of one is none of the others'.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::budget::SET_BACK;
 use super::keeper::Keeper;
 use super::keeper::driver::{Driver, Surroundings};
 use super::lifecycle::keep_alive_due;
 use super::queue::Queue;
-use crate::clock::{Clock, RECHECK, Timestamp};
+use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::secret::SecretKey;
-use crate::settings::{ApplicationSettings, Credential, IdentitySettings};
+use crate::settings::{ApplicationSettings, IdentitySettings};
 use crate::store::{Change, Enrolment, StoreError, TokenStore};
 use crate::telemetry::chain;
 
@@ -41,6 +43,9 @@ pub struct Identities {
     keepers: boxcar::Vec<Arc<Keeper>>,
     names: RwLock<HashMap<String, IdentityId>>,
     configured: usize,
+    /// Where none is configured: those that were added, and the only one of them.
+    added: std::sync::Mutex<BTreeSet<String>>,
+    sole: AtomicU32,
     applications: Vec<Arc<ApplicationSettings>>,
     queues: HashMap<String, Arc<Queue>>,
     store: Arc<dyn TokenStore>,
@@ -72,6 +77,8 @@ impl Identities {
             keepers: boxcar::Vec::new(),
             names: RwLock::default(),
             configured: 0,
+            added: std::sync::Mutex::default(),
+            sole: AtomicU32::new(NOBODY),
             applications: Vec::new(),
             queues: HashMap::new(),
             store,
@@ -88,6 +95,15 @@ impl Identities {
         }
         all.configured = settings.len();
         all
+    }
+
+    /// Identities that are added later may log in with these too.
+    #[must_use]
+    pub fn knowing(mut self, applications: &[Arc<ApplicationSettings>]) -> Self {
+        for application in applications {
+            self.open_queue(application);
+        }
+        self
     }
 
     /// The identity of that name, if it is configured or has been asked for before.
@@ -108,9 +124,13 @@ impl Identities {
         Ok(self.admit(name, enrolment))
     }
 
-    /// The identity, if exactly one is configured.
+    /// The identity, if exactly one is configured, or none is and exactly one was added.
     pub fn only(&self) -> Option<IdentityId> {
-        (self.configured == 1).then_some(IdentityId(0))
+        match self.configured {
+            0 => Some(self.sole.load(Ordering::Acquire)).filter(|id| *id != NOBODY).map(IdentityId),
+            1 => Some(IdentityId(0)),
+            _ => None,
+        }
     }
 
     /// Its keeper.
@@ -172,7 +192,8 @@ impl Identities {
         // Before anything is read: what changes after that is heard of.
         let changes = self.store.changes();
         let mut others = std::pin::pin!(async {
-            tokio::join!(self.watch_clock(), self.watch_store(changes), self.patrol());
+            let listening = self.watch_store(changes);
+            tokio::join!(self.watch_clock(), listening, self.compare(), self.patrol());
         });
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -229,18 +250,8 @@ impl Identities {
             );
             return None;
         };
-        let credential = enrolment.jwt.map_or(Credential::Login, Credential::Jwt);
-        Some(self.add(Arc::new(IdentitySettings {
-            name: name.to_owned(),
-            application: Arc::clone(application),
-            credential,
-            hosts: Vec::new(),
-            listen: Vec::new(),
-            endpoint_id: None,
-            access_token_ttl: None,
-            refresh_token_ttl: None,
-            scope: None,
-        })))
+        let application = Arc::clone(application);
+        Some(self.add(Arc::new(IdentitySettings::enrolled(name, application, enrolment.jwt))))
     }
 
     /// From now on the name is looked up again; the keeper goes when its token has lapsed.
@@ -263,9 +274,11 @@ impl Identities {
 
     /// Tells keepers what other processes have done. It never returns.
     async fn watch_store(&self, mut changes: UnboundedReceiver<Change>) {
+        self.count_added().await;
         while let Some(change) = changes.recv().await {
             match change {
                 Change::Identity(name, generation) => {
+                    self.recount_added(&name).await;
                     let Some(id) = self.find(&name) else { continue };
                     self.keeper(id).changed(generation);
                     if generation.is_none() && id.index() >= self.configured {
@@ -275,10 +288,54 @@ impl Identities {
                 Change::Anything => {
                     info!("the store is back: every session is compared with it");
                     self.iter().for_each(|(_, keeper)| keeper.changed(None));
+                    self.count_added().await;
                 }
             }
         }
         std::future::pending::<()>().await;
+    }
+
+    /// Where none is configured, looks whether exactly one was added.
+    async fn count_added(&self) {
+        if self.configured > 0 {
+            return;
+        }
+        let Ok(found) = self.store.survey().await else { return };
+        let names = found.into_iter().filter(|line| line.enrolled).map(|line| line.identity);
+        let added = names.collect();
+        *self.added.lock().unwrap_or_else(PoisonError::into_inner) = added;
+        self.elect().await;
+    }
+
+    /// The same, when only one of them may have changed.
+    async fn recount_added(&self, name: &str) {
+        if self.configured > 0 {
+            return;
+        }
+        let Ok(enrolment) = self.store.enrolment(name).await else { return };
+        {
+            let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+            match enrolment {
+                Some(_) => added.insert(name.to_owned()),
+                None => added.remove(name),
+            };
+        }
+        if self.find(name).is_some() {
+            self.confirm(name).await;
+        }
+        self.elect().await;
+    }
+
+    async fn elect(&self) {
+        let name = {
+            let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+            added.first().filter(|_| added.len() == 1).cloned()
+        };
+        let sole = match name {
+            Some(name) => self.discover(&name).await.ok().flatten(),
+            None => None,
+        };
+        self.sole.store(sole.map_or(NOBODY, |id| id.0), Ordering::Release);
     }
 
     /// Drops the name of an identity that another process has removed or added anew.
@@ -287,6 +344,25 @@ impl Identities {
         let known = self.find(name).map(|id| self.keeper(id).has_enrolment(enrolment.as_ref()));
         if known == Some(false) {
             self.drop_name(name);
+        }
+    }
+
+    /// Looks from time to time whether the store still has what is known here. Changes are told of,
+    /// but not a loss: of a store that was emptied, or of a message on its way. It never returns.
+    async fn compare(&self) {
+        loop {
+            self.clock.sleep(COMPARE).await;
+            let keepers = self.iter().map(|(_, keeper)| keeper);
+            let keepers: Vec<_> = keepers.filter(|keeper| !keeper.is_dismissed()).collect();
+            let names: Vec<_> = keepers.iter().map(|keeper| keeper.name()).collect();
+            match self.store.generations(&names).await {
+                Ok(stored) => {
+                    for (keeper, stored) in keepers.into_iter().zip(stored) {
+                        keeper.compared(stored);
+                    }
+                }
+                Err(error) => debug!(cause = chain(&error), "the sessions were not compared"),
+            }
         }
     }
 
@@ -318,7 +394,7 @@ impl Identities {
     async fn watch_clock(&self) {
         let mut before = self.clock.now();
         loop {
-            self.clock.sleep_until(before + RECHECK).await;
+            self.clock.next_look(before).await;
             let now = self.clock.now();
             if let Some(by) = set_back(before, now) {
                 self.iter().for_each(|(_, keeper)| keeper.clock_set_back(by));
@@ -331,7 +407,13 @@ impl Identities {
 /// How often the store is searched for sessions near their end.
 const PATROL: Duration = Duration::from_secs(3600);
 
+/// How often the store is compared with what is known.
+const COMPARE: Duration = Duration::from_secs(30);
+
 const PARALLEL_LOOKUPS: usize = 8;
+
+/// No identity's number.
+const NOBODY: u32 = u32::MAX;
 
 /// Why an identity was not added or removed.
 #[derive(Debug, thiserror::Error)]
@@ -353,5 +435,5 @@ pub enum EnrolError {
 /// By how much the clock went backwards, beyond what a time daemon does in its ordinary work.
 fn set_back(before: Timestamp, now: Timestamp) -> Option<Duration> {
     let by = now.until(before);
-    (by >= Duration::from_secs(1)).then_some(by)
+    (by >= SET_BACK).then_some(by)
 }

@@ -241,6 +241,14 @@ impl Keeper {
         }
     }
 
+    /// The store has a session of this generation; anything but ours is news.
+    pub(super) fn compared(&self, stored: Generation) {
+        let latest = self.view.borrow().latest.map(|known| known.generation);
+        if stored != latest.unwrap_or(Generation::NONE) {
+            self.changed(None);
+        }
+    }
+
     /// Whose budget its token requests belong to.
     pub(super) fn client_id(&self) -> &str {
         &self.settings.application.client_id
@@ -268,6 +276,11 @@ impl Keeper {
     pub(super) fn dismiss(&self) {
         self.post.abolished.store(true, Ordering::Relaxed);
         self.signals.wake.notify_one();
+    }
+
+    /// Whether it was removed.
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.post.abolished.load(Ordering::Relaxed)
     }
 
     /// Whether it was made from this enrolment.
@@ -403,6 +416,10 @@ impl View {
             Standing::CoolingDown(until) => (until, TokenError::CoolingDown),
             Standing::Resting => (self.cool_until, TokenError::CoolingDown),
             Standing::NeedsLogin(Lost::LoggedOut) => (now + RETRY_WHEN_LOST, TokenError::LoggedOut),
+            // What opens sessions itself was tried, and refused; a login there never was.
+            Standing::NeedsLogin(Lost::NothingLeft) if self.latest.is_none() => {
+                (now + RETRY_WHEN_LOST, TokenError::NotLoggedIn)
+            }
             Standing::NeedsLogin(_) => (now + RETRY_WHEN_LOST, TokenError::NothingLeft),
         };
         let cooling = matches!(self.standing, Standing::CoolingDown(_) | Standing::Resting);

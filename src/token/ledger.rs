@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::budget::{Class, WINDOW};
+use super::budget::{Class, SET_BACK, WINDOW};
 use crate::clock::Timestamp;
 
 /// A request that has not been reported for so long is over: its process has died.
@@ -33,6 +33,9 @@ pub struct Ledger {
     places: Vec<Place>,
     /// The end of the silence that the server asked for, in Unix milliseconds.
     silent_until: Option<u64>,
+    /// When it was last looked at, likewise.
+    #[serde(default)]
+    seen: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +77,10 @@ impl Ledger {
         now: Timestamp,
     ) -> Leave {
         self.forget(now);
+        // The answer to the same question was lost.
+        if self.entries.iter().any(|entry| entry.by == request && !entry.sent) {
+            return Leave::Granted;
+        }
         self.take_place(process, rank(class), now);
         if let Some(at) = self.opens_at(limit) {
             return Leave::At(at);
@@ -154,6 +161,13 @@ impl Ledger {
         self.places.retain(|place| {
             place.heard <= now.unix_millis() && now.unix_millis() - place.heard < kept
         });
+        let back = now.until(Timestamp::from_unix_millis(self.seen));
+        if back >= SET_BACK {
+            let back = u64::try_from(back.as_millis()).unwrap_or(u64::MAX);
+            self.silent_until = self.silent_until.map(|until| until.saturating_sub(back));
+            self.seen = 0;
+        }
+        self.seen = self.seen.max(now.unix_millis());
         let ahead = self.silent_until.filter(|until| now.unix_millis() < *until);
         self.silent_until = ahead.map(|until| until.min((now + LONGEST_PENALTY).unix_millis()));
     }
@@ -170,13 +184,17 @@ const fn rank(class: Class) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
     const LIMIT: usize = 5;
 
     fn ask(ledger: &mut Ledger, process: &str, class: Class, now: Timestamp) -> Leave {
-        ledger.ask(process, &format!("{process}-{}", now.unix_millis()), class, LIMIT, now)
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        let number = ASKED.fetch_add(1, Ordering::Relaxed);
+        ledger.ask(process, &format!("{process}-{number}"), class, LIMIT, now)
     }
 
     #[test]
@@ -244,6 +262,17 @@ mod tests {
         assert_eq!(ledger.ask("a", "1", Class::Idle, LIMIT, NOW), Leave::Granted);
         ledger.settle("1", false, NOW);
         ledger.settle("1", true, NOW);
+        assert_eq!(ledger, Ledger { seen: NOW.unix_millis(), ..Ledger::default() });
+    }
+
+    #[test]
+    fn a_question_that_is_asked_twice_is_granted_once() {
+        let mut ledger = Ledger::default();
+        for _ in 0..2 {
+            assert_eq!(ledger.ask("a", "1", Class::Waiting, LIMIT, NOW), Leave::Granted);
+        }
+        assert_eq!(ledger.left(LIMIT, NOW), LIMIT - 1);
+        ledger.settle("1", false, NOW);
         assert_eq!(ledger, Ledger::default());
     }
 
@@ -258,5 +287,20 @@ mod tests {
         let before = NOW - Duration::from_secs(86_400);
         assert_eq!(ask(&mut ledger, "a", Class::Idle, before), Leave::At(before + WINDOW));
         assert_eq!(ask(&mut ledger, "a", Class::Idle, before + WINDOW), Leave::Granted);
+    }
+
+    #[test]
+    fn a_silence_lasts_as_long_as_was_asked_when_the_clock_is_set_back_or_trembles() {
+        let mut ledger = Ledger::default();
+        let (hour, silence) = (Duration::from_secs(3600), Duration::from_secs(60));
+        assert_eq!(ask(&mut ledger, "a", Class::Idle, NOW), Leave::Granted);
+        ledger.silence(NOW + silence);
+        let slip = NOW - Duration::from_millis(999);
+        assert_eq!(ask(&mut ledger, "a", Class::Idle, slip), Leave::At(NOW + silence));
+        let before = NOW - hour;
+        assert_eq!(ask(&mut ledger, "a", Class::Idle, before), Leave::At(before + silence));
+        let kept = serde_json::to_vec(&ledger).unwrap();
+        let mut ledger: Ledger = serde_json::from_slice(&kept).unwrap();
+        assert_eq!(ask(&mut ledger, "a", Class::Idle, before + silence), Leave::Granted);
     }
 }

@@ -4,7 +4,10 @@
 //! It refuses to repeat what was refused for good, to send anything inside a penalty, and to offer
 //! a token that has expired or was refused. Make before break: an identity whose credential opens a
 //! new session any time never refreshes, because a refresh kills the old access token at once,
-//! under the requests in flight. Refresh is for identities that have nothing else.
+//! under the requests in flight. Refresh is for identities that have nothing else, or that keep a
+//! second credential for the day on which the session is lost.
+
+use std::time::Duration;
 
 use super::Generation;
 use super::budget::Class;
@@ -19,14 +22,19 @@ pub use words::{Action, Event, Failure, Known, Lost, Means, Signal, Source, Stan
 
 /// The state of one identity.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that depends on no other")]
 pub struct Lifecycle {
     means: Means,
+    /// Another credential opens a new session any time, should this one be lost.
+    fallback: bool,
     pace: Pace,
     phase: Phase,
     current: Option<Current>,
     spent: Spent,
     forced: Forced,
     failures: u32,
+    /// How many of them were no answer.
+    unanswered: u32,
     /// Somebody has asked for a token since the last one came.
     wanted: bool,
     /// The first token is obtained whether or not anybody has asked.
@@ -48,10 +56,12 @@ struct Current {
 
 /// Credentials that are not presented again.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each source")]
 struct Spent {
     open: bool,
     refresh: bool,
     previous: bool,
+    fallback: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,15 +100,18 @@ enum Then {
 
 impl Lifecycle {
     /// Of an identity that is about to read the store. Its first [`step`](Self::step) says so.
-    pub fn new(means: Means, pace: Pace, now: Timestamp) -> Self {
+    /// `fallback` tells whether it has a second credential, which opens a new session any time.
+    pub fn new(means: Means, fallback: bool, pace: Pace, now: Timestamp) -> Self {
         Self {
             means,
+            fallback,
             pace,
             phase: Phase::at_once(Then::Read(Why::Start), now),
             current: None,
-            spent: Spent { open: means == Means::Login, ..Spent::default() },
+            spent: Spent { open: means == Means::Login, fallback: !fallback, ..Spent::default() },
             forced: Forced::default(),
             failures: 0,
+            unanswered: 0,
             wanted: false,
             prefetch: true,
             told: false,
@@ -119,12 +132,7 @@ impl Lifecycle {
                 }
             }
             Signal::Refused(generation) => self.refuse(generation, now),
-            Signal::ClockSetBack(by) => {
-                if let Some(current) = current {
-                    current.known.issued_at = current.known.issued_at - by;
-                    current.known.expires_at = current.known.expires_at - by;
-                }
-            }
+            Signal::ClockSetBack(by) => self.set_back(by),
         }
     }
 
@@ -154,14 +162,20 @@ impl Lifecycle {
     }
 
     /// How urgent a renewal is.
+    ///
+    /// An idle session comes by its own end: far behind all tokens in use, until the end is near.
+    /// Then it goes before them, because a token that expires costs a wait, and a session that ends
+    /// costs a login.
     pub fn class(&self, now: Timestamp) -> Class {
         match &self.current {
             _ if self.wanted => Class::Waiting,
             Some(current) if current.refused => Class::Waiting,
-            Some(current) if current.accepted && now < current.known.expires_at => {
-                Class::Expiring(current.known.expires_at)
-            }
-            _ => Class::Idle,
+            Some(current) if current.accepted => Class::Expiring(current.known.expires_at),
+            Some(Current { known, .. }) => match self.session_ends(known) {
+                Some(ends) => pace::keep_alive_class(known.issued_at, ends, now),
+                None => Class::Idle,
+            },
+            None => Class::Idle,
         }
     }
 
@@ -248,9 +262,14 @@ impl Lifecycle {
             return Some(renew_at(known.issued_at, known.expires_at, self.pace.spread(0)));
         }
         // An idle identity lets its access token lapse, and only keeps its session from ending.
-        let refresh_ends = known.refresh.filter(|_| self.means != Means::Reopens)?;
-        let ends = refresh_ends.unwrap_or(known.issued_at + pace::USUAL_REFRESH_LIFETIME);
+        let ends = self.session_ends(known)?;
         Some(pace::keep_alive_at(known.issued_at, ends, self.pace.spread(0)))
+    }
+
+    /// When the session ends, if it is one that has to be refreshed.
+    fn session_ends(&self, known: &Known) -> Option<Timestamp> {
+        let refresh_ends = known.refresh.filter(|_| self.means != Means::Reopens)?;
+        Some(refresh_ends.unwrap_or(known.issued_at + pace::USUAL_REFRESH_LIFETIME))
     }
 
     /// Which credential comes next, if any is left.
@@ -258,6 +277,10 @@ impl Lifecycle {
         let known = self.current.map(|current| current.known);
         let has_refresh = known.is_some_and(|known| known.refresh.is_some());
         let has_previous = known.is_some_and(|known| known.previous_refresh);
+        let fallback = (!self.spent.fallback).then_some(Source::Fallback);
+        if self.unanswered > pace::UNANSWERED_STEPS && fallback.is_some() {
+            return fallback;
+        }
         if self.means == Means::Reopens && !self.spent.open {
             return Some(Source::Open);
         }
@@ -267,7 +290,24 @@ impl Lifecycle {
         if has_previous && !self.spent.previous && !self.accepted() {
             return Some(Source::PreviousRefresh);
         }
-        (!self.spent.open).then_some(Source::Open)
+        (!self.spent.open).then_some(Source::Open).or(fallback)
+    }
+
+    /// What is not presented again in a session that has just begun.
+    fn spent_at_first(&self) -> Spent {
+        let (open, fallback) = (self.means != Means::Reopens, !self.fallback);
+        Spent { open, fallback, ..Spent::default() }
+    }
+
+    /// Every moment that was noted by the clock as it went before.
+    fn set_back(&mut self, by: Duration) {
+        if let Some(current) = &mut self.current {
+            current.known.set_back(by);
+        }
+        self.forced.set_back(by);
+        for phase in [Some(&mut self.phase), self.interrupted.as_mut()].into_iter().flatten() {
+            phase.set_back(by);
+        }
     }
 
     fn accepted(&self) -> bool {
@@ -307,9 +347,10 @@ impl Lifecycle {
         let newest = self.current.map_or(Generation::NONE, |current| current.known.generation);
         debug_assert!(known.generation > newest, "generations only rise");
         self.current = Some(Current { known, accepted: false, refused: false, struck: false });
-        self.spent = Spent { open: self.means != Means::Reopens, ..Spent::default() };
+        self.spent = self.spent_at_first();
         self.interrupted = None;
-        (self.failures, self.wanted, self.prefetch) = (0, false, false);
+        (self.failures, self.unanswered) = (0, 0);
+        (self.wanted, self.prefetch) = (false, false);
         self.phase = Phase::Resting;
     }
 
@@ -321,14 +362,15 @@ impl Lifecycle {
     /// The session was ended on purpose. A credential that opens sessions any time opens the next
     /// one when somebody asks for it.
     fn log_out(&mut self, now: Timestamp) {
-        (self.current, self.interrupted, self.failures) = (None, None, 0);
+        (self.current, self.interrupted) = (None, None);
+        (self.failures, self.unanswered) = (0, 0);
         (self.wanted, self.prefetch) = (false, false);
-        self.spent = Spent { open: self.means != Means::Reopens, ..Spent::default() };
+        self.spent = self.spent_at_first();
         self.phase = match self.means {
-            Means::Reopens => Phase::Resting,
-            Means::Once | Means::Login => {
+            Means::Once | Means::Login if !self.fallback => {
                 Phase::Lost(Lost::LoggedOut, now + pace::RECHECK_WHEN_LOST)
             }
+            _ => Phase::Resting,
         };
     }
 
@@ -343,10 +385,13 @@ impl Lifecycle {
             Failure::ClientRefused => Lost::ClientRefused,
             Failure::GrantRefused => Lost::GrantRefused,
             Failure::GrantNotAllowed => Lost::GrantNotAllowed,
-            Failure::Penalty(_)
-            | Failure::Unanswered
-            | Failure::Unreachable
-            | Failure::Unexpected => return self.back_off(failure, now),
+            Failure::Penalty(_) | Failure::Unreachable | Failure::Unexpected => {
+                return self.back_off(failure, now);
+            }
+            Failure::Unanswered => {
+                self.back_off(failure, now);
+                return self.change_over(source, now);
+            }
         };
         self.phase = match lost {
             Lost::ClientRefused => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
@@ -364,6 +409,14 @@ impl Lifecycle {
         self.phase = Phase::Waiting { until, cause, then: Then::Renew };
     }
 
+    /// The guide: after three repetitions without an answer, the original grant, at once.
+    fn change_over(&mut self, source: Source, now: Timestamp) {
+        self.unanswered += 1;
+        if source != Source::Fallback && self.source() == Some(Source::Fallback) {
+            self.phase = Phase::at_once(Then::Renew, now);
+        }
+    }
+
     fn wait_for_store(&mut self, then: Then, now: Timestamp) {
         self.back_off(Failure::Store, now);
         if let Phase::Waiting { then: planned, .. } = &mut self.phase {
@@ -376,6 +429,7 @@ impl Lifecycle {
             Source::Open => self.spent.open = true,
             Source::Refresh => self.spent.refresh = true,
             Source::PreviousRefresh => self.spent.previous = true,
+            Source::Fallback => self.spent.fallback = true,
         }
         self.phase = match self.source() {
             Some(_) => Phase::at_once(Then::Renew, now),
@@ -387,6 +441,12 @@ impl Lifecycle {
 impl Phase {
     const fn at_once(then: Then, now: Timestamp) -> Self {
         Self::Waiting { until: now, cause: Cause::Nothing, then }
+    }
+
+    fn set_back(&mut self, by: Duration) {
+        if let Self::Waiting { until, .. } | Self::Lost(_, until) = self {
+            *until = *until - by;
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub struct Queue {
 /// The application's accounts over all processes.
 struct Shared {
     store: Arc<dyn TokenStore>,
+    application: String,
     client_id: String,
     limit: usize,
     /// This process and application, by a name that no other has.
@@ -63,6 +64,7 @@ impl Queue {
         let limit = application.token_requests_per_minute.get() as usize;
         let shared = Shared {
             store,
+            application: application.name.clone(),
             client_id: application.client_id.clone(),
             limit,
             process: format!("{:016x}", fastrand::u64(..)),
@@ -70,6 +72,11 @@ impl Queue {
         };
         let budget = Mutex::new(Budget::new(limit));
         Self { budget, moved: Notify::new(), clock, shared: Arc::new(shared) }
+    }
+
+    /// Whose it is, by its name in the configuration.
+    pub fn application(&self) -> &str {
+        &self.shared.application
     }
 
     /// Takes a place. Dropping it gives it up.

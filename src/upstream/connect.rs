@@ -66,7 +66,7 @@ pub(super) enum Connection {
     Tls { io: TokioIo<TlsStream<TcpStream>>, h2: bool },
 }
 
-/// Opens connections to the one origin.
+/// Opens connections to one origin.
 #[derive(Clone)]
 pub struct Connector {
     origin: Origin,
@@ -76,15 +76,17 @@ pub struct Connector {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// `upstream.connect_timeout`, for everything up to the HTTP handshake.
     pub(super) timeout: Duration,
+    /// `upstream.response_timeout`.
+    pub(super) response_timeout: Duration,
 }
 
 impl Connector {
-    /// Prepares connections as configured. `tls` is used if the origin's scheme asks for it.
+    /// Prepares connections to `origin`, as configured. `tls` is used if the origin's scheme asks for it.
     ///
     /// # Panics
     /// If the origin's host is no valid server name; the settings have checked that it is.
-    pub fn new(settings: &UpstreamSettings, tls: &ClientConfig) -> Self {
-        let origin = settings.origin.clone();
+    pub fn new(origin: &Origin, settings: &UpstreamSettings, tls: &ClientConfig) -> Self {
+        let origin = origin.clone();
         let scheme = if origin.tls { "https" } else { "http" };
         let authority = format!("{}:{}", origin.authority.host(), origin.port());
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build();
@@ -105,7 +107,24 @@ impl Connector {
             http_proxy: settings.http_proxy.clone(),
             tls,
             timeout: settings.connect_timeout,
+            response_timeout: settings.response_timeout,
         }
+    }
+
+    /// The same for connections that change their protocol, which HTTP/2 has no way to do.
+    #[must_use]
+    pub fn without_h2(mut self) -> Self {
+        if let Some((connector, _)) = &mut self.tls {
+            let mut tls = ClientConfig::clone(connector.config());
+            tls.alpn_protocols = alpn(false);
+            *connector = TlsConnector::from(Arc::new(tls));
+        }
+        self
+    }
+
+    /// How long the other side may take to answer.
+    pub fn response_timeout(&self) -> Duration {
+        self.response_timeout
     }
 
     /// Whether the other side may choose HTTP/2.

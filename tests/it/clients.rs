@@ -48,7 +48,7 @@ async fn python_requests_does_the_same_with_and_without_the_proxy() {
     if !has_program("python3", "apt-get install python3 python3-requests") {
         return;
     }
-    let environment = Environment::new().await;
+    let environment = Environment::exact().await;
     let files = TempDir::new().unwrap();
     let script = files.path().join("client.py");
     fs::write(&script, SCRIPT).unwrap();
@@ -71,7 +71,7 @@ async fn curl_does_the_same_with_and_without_the_proxy() {
     if !has_program("curl", "apt-get install curl") {
         return;
     }
-    let environment = Environment::new().await;
+    let environment = Environment::exact().await;
     let files = TempDir::new().unwrap();
     let upload = files.path().join("upload");
     fs::write(&upload, vec![7; 3_000_000]).unwrap();

@@ -141,7 +141,7 @@ async fn the_second_send_of_a_get_is_not_lost_on_another_dead_connection() {
 
 #[tokio::test]
 async fn a_truncated_content_does_not_look_whole() {
-    let environment = Environment::new().await;
+    let environment = Environment::exact().await;
     for target in [FILE, "/restapi/v1.0/account/~/extension"] {
         let fault = Fault::once(Place::Api, FaultKind::Truncate { after: 100 });
         environment.control().inject(fault);
@@ -157,25 +157,34 @@ async fn a_truncated_content_does_not_look_whole() {
     drop(wire);
     let answer = client.answer().await;
     assert_eq!((&answer.content[..], answer.complete), (&b"hello"[..], false));
+    // Neither does what is rewritten on the way.
+    let environment = Environment::new().await;
+    environment.control().inject(Fault::once(Place::Api, FaultKind::Truncate { after: 100 }));
+    let target = "/restapi/v1.0/account/~/extension";
+    let answer = Wire::open(environment.address()).await.ask(get(target)).await;
+    assert_eq!((answer.status, answer.complete), (200, false));
 }
 
 #[tokio::test]
 async fn a_compressed_content_passes_untouched() {
     let (environment, upstream) = scripted("").await;
     let mut client = Wire::open(environment.address()).await;
-    client.send("GET /a HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip, br\r\n\r\n").await;
+    // Who refuses plain content gets what it asks for.
+    let fields = "Host: a\r\nAccept-Encoding: gzip, br, identity;q=0";
+    client.send(format!("GET /a HTTP/1.1\r\n{fields}\r\n\r\n")).await;
     let mut wire = Wire::over(upstream.accept().await.unwrap().0);
     let head = wire.head().await.unwrap();
-    assert!(head.contains("accept-encoding: gzip, br"), "{head}");
+    assert!(head.contains("accept-encoding: gzip, br, identity;q=0"), "{head}");
     let content = b"\x1f\x8b\x08\x00 not for us to judge \x00\xff";
     let length = content.len();
     let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nVary: A\r\nVary: B\r\nContent-Length: {length}\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nVary: A\r\nVary: B\r\nContent-Length: {length}\r\n\r\n"
     );
     wire.send([head.as_bytes(), content].concat()).await;
     let answer = client.answer().await;
     assert_eq!(answer.content, content);
     assert_eq!(answer.field("content-encoding"), Some("gzip"));
+    assert_eq!(answer.field("x-ringbearer-links"), Some("no; content is compressed"));
     let vary: Vec<_> = answer.fields.iter().filter(|(name, _)| name == "vary").collect();
     assert_eq!(vary.len(), 2);
 }

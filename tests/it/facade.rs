@@ -219,7 +219,7 @@ async fn with_clients_the_secret_is_the_key_and_the_token_is_worth_what_it_is() 
     }
     // No other kind passes for an access token, and no other text for a token.
     for token in [&*refresh, "rbx1_", &format!("{access}A"), &access[..access.len() - 1]] {
-        assert_eq!(call(&environment, &base, token).await, refused(401, "RBR-113"), "{token}");
+        assert_eq!(call(&environment, &base, token).await, refused(401, "RBR-120"), "{token}");
     }
     assert_eq!(call(&environment, &base, "key-1").await, ok(2), "a key itself does as before");
     environment.finish().await;
@@ -247,7 +247,7 @@ async fn a_token_that_is_over_is_told_so_and_refreshed() {
     later(&mut environment, Duration::from_secs(1));
     let request = environment.client.get(environment.url(ECHO)).bearer_auth(&access);
     let answer = request.send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), code(&answer)), (401, "RBR-112".to_owned()));
+    assert_eq!((answer.status().as_u16(), code(&answer)), (401, "RBR-119".to_owned()));
     let challenge = "Bearer realm=\"ringbearer\", error=\"invalid_token\"";
     assert_eq!(answer.headers()["www-authenticate"], challenge);
     assert_eq!(content(answer).await["errorCode"], "TokenExpired");
@@ -288,7 +288,7 @@ async fn replicas_know_each_others_tokens(wishes: Wishes) {
     assert_eq!(call(&environment, &environment.url(""), &access).await, ok(1));
     assert_eq!(
         call(&environment, &environment.url(""), "rbx1_AAAA").await,
-        refused(401, "RBR-113")
+        refused(401, "RBR-120")
     );
     environment.finish().await;
 }
@@ -309,11 +309,11 @@ async fn a_client_that_is_gone_or_unbound_logs_in_again_or_not_at_all() {
     };
     assert_eq!(restarted(settings.clone()).await, ok(2));
     settings.clients[0].identities = ringbearer::settings::Bound::To(vec!["test".into()]);
-    assert_eq!(restarted(settings.clone()).await, refused(401, "RBR-113"));
+    assert_eq!(restarted(settings.clone()).await, refused(401, "RBR-120"));
     settings.clients.remove(0);
-    assert_eq!(restarted(settings.clone()).await, refused(401, "RBR-113"));
+    assert_eq!(restarted(settings.clone()).await, refused(401, "RBR-120"));
     settings.clients.clear();
-    assert_eq!(restarted(settings).await, refused(401, "RBR-113"), "nobody shows a key any more");
+    assert_eq!(restarted(settings).await, refused(401, "RBR-120"), "nobody shows a key any more");
     environment.finish().await;
 }
 

@@ -321,7 +321,9 @@ async fn a_session_file_that_is_a_directory_is_not_overwritten_and_stops_renewal
         fs::create_dir(&file).unwrap();
     };
     let give_back = || fs::remove_dir(&file).unwrap();
-    outlive_the_store(environment, lose, give_back, &format!("cannot open {file:?}: ")).await;
+    let cause =
+        format!("{file:?} is not safe to keep tokens in: it is not a regular file; remove it");
+    outlive_the_store(environment, lose, give_back, &cause).await;
 }
 
 #[tokio::test]

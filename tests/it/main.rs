@@ -1,23 +1,43 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod chromium;
 mod clients;
 mod commands;
 mod connections;
 mod crash;
+mod detour;
 mod drain;
 mod facade;
+mod fallback;
 mod fidelity;
+mod fleet;
+mod foreign;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod forwarder;
 mod framing;
 mod herd;
+mod hosts;
 mod http2;
 mod identities;
 mod lifecycle_errors;
+mod links;
+mod login;
+mod login_site;
 mod main_path;
+mod malformed;
+mod outages;
 mod process;
+mod processes;
 mod program;
 mod readme;
 mod redis;
+mod redis_cluster;
+mod redis_failover;
+#[allow(dead_code, reason = "each subject uses its part")]
 mod redis_server;
+mod redis_tls;
+mod registrar;
+mod relay;
 mod renewal;
 mod replay;
 mod replicas;
@@ -28,9 +48,13 @@ mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
 mod selection;
+mod stopped;
+mod store_trouble;
 mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
+mod token_errors;
 mod tokens;
+mod transfer;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;

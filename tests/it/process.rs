@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use ringbearer::clock::Clock;
@@ -18,6 +18,11 @@ pub(crate) struct Site {
     pub(crate) sandbox: Sandbox,
     pub(crate) clock: Clock,
     pub(crate) client: reqwest::Client,
+    /// Lines of TOML for `[upstream]` and `[application.test]`; what stands in `[store]`.
+    pub(crate) upstream: String,
+    pub(crate) application: String,
+    pub(crate) store: String,
+    refresh_token: String,
     files: TempDir,
 }
 
@@ -30,27 +35,23 @@ pub(crate) struct Process {
 
 impl Site {
     pub(crate) async fn new() -> Self {
-        let clock = Clock::manual(START);
+        Self::with(Clock::manual(START), Rules::unlimited()).await
+    }
+
+    /// A sandbox with these rules, on plain HTTP and on TLS. The proxies go by the machine's clock.
+    pub(crate) async fn with(clock: Clock, rules: Rules) -> Self {
         let options = SandboxOptions {
             clock: clock.clone(),
-            rules: Rules::unlimited(),
+            tls_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            rules,
             ..SandboxOptions::default()
         };
         let sandbox = Sandbox::start(options).await.unwrap();
         let (client, files) = (client(), TempDir::new().unwrap());
-        let token = log_in(&client, &sandbox).await;
-        let config = format!(
-            "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n\
-             [upstream]\nurl = \"{}\"\n\
-             [application.test]\nclient_id = \"sandbox-client\"\n\
-             client_secret = \"sandbox-secret\"\ntoken_requests_per_minute = 1000\n\
-             [identity.test]\nrefresh_token = \"{token}\"\n\
-             [store]\ndirectory = \"store\"\n\
-             [log]\nformat = \"json\"\n",
-            sandbox.url()
-        );
-        std::fs::write(files.path().join("proxy.toml"), config).unwrap();
-        Self { sandbox, clock, client, files }
+        let refresh_token = log_in(&client, &sandbox).await;
+        let (upstream, application) = Default::default();
+        let store = "directory = \"store\"".to_owned();
+        Self { sandbox, clock, client, upstream, application, store, refresh_token, files }
     }
 
     pub(crate) fn control(&self) -> &Control {
@@ -59,18 +60,76 @@ impl Site {
 
     /// The stored session as it is in its file.
     pub(crate) fn stored(&self) -> String {
-        std::fs::read_to_string(self.store()).unwrap()
+        std::fs::read_to_string(self.directory().join("test.json")).unwrap()
     }
 
-    fn store(&self) -> PathBuf {
-        self.files.path().join("store/test.json")
+    /// Where a store of files keeps them.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.files.path().join("store")
+    }
+
+    /// A file of this test's own.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
     }
 
     /// Starts the program, and returns when it listens.
     pub(crate) async fn start(&self) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringbearer"))
+        Process::start(&self.configured()).await
+    }
+
+    /// The same after a shell has done `preparations`, in a mount namespace of its own if `apart`.
+    /// They find the store's directory in `$store`.
+    pub(crate) async fn start_after(&self, preparations: &str, apart: bool) -> Process {
+        let mut command = Command::new(if apart { "unshare" } else { "sh" });
+        if apart {
+            command.args(["-m", "sh"]);
+        }
+        let script = format!("set -e; {preparations}\nexec \"$@\"");
+        command.args(["-c", &script, "sh", PROGRAM]).env("store", self.directory());
+        Process::start_by(command, &self.configured()).await
+    }
+
+    /// The file with the configuration.
+    fn configured(&self) -> PathBuf {
+        let config = self.file("proxy.toml");
+        std::fs::write(&config, self.config()).unwrap();
+        config
+    }
+
+    fn config(&self) -> String {
+        format!(
+            "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ntoken_wait = \"2m\"\n\
+             [upstream]\nurl = \"{}\"\n{}\n\
+             [application.test]\nclient_id = \"sandbox-client\"\n\
+             client_secret = \"sandbox-secret\"\ntoken_requests_per_minute = 1000\n{}\n\
+             [identity.test]\nrefresh_token = \"{}\"\n\
+             [store]\n{}\n\
+             [log]\nformat = \"json\"\n",
+            self.sandbox.url(),
+            self.upstream,
+            self.application,
+            self.refresh_token,
+            self.store,
+        )
+    }
+
+    /// A request through the proxy.
+    pub(crate) fn get(&self, process: &Process, target: &str) -> reqwest::RequestBuilder {
+        self.client.get(process.url(target))
+    }
+}
+
+impl Process {
+    /// Starts the program with a configuration whose log is JSON, and returns when it listens.
+    pub(crate) async fn start(config: &Path) -> Self {
+        Self::start_by(Command::new(PROGRAM), config).await
+    }
+
+    async fn start_by(mut command: Command, config: &Path) -> Self {
+        let mut child = command
             .arg("--config")
-            .arg(self.files.path().join("proxy.toml"))
+            .arg(config)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -84,22 +143,30 @@ impl Site {
             }
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process = Process { child, address, log };
+        let mut process = Self { child, address, log };
         let line = process.says("listening").await;
         let url = line["url"].as_str().unwrap().trim_start_matches("http://");
         process.address = url.parse().unwrap();
         process
     }
 
-    /// A request through the proxy.
-    pub(crate) fn get(&self, process: &Process, target: &str) -> reqwest::RequestBuilder {
-        self.client.get(format!("http://{}{target}", process.address))
+    /// Where this process sees `path`, whatever is mounted there for it alone.
+    pub(crate) fn sight_of(&self, path: &Path) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id());
+        Path::new(&root).join(path.strip_prefix("/").expect("it is absolute"))
     }
-}
 
-impl Process {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where `target` is through this proxy.
+    pub(crate) fn url(&self, target: &str) -> String {
+        format!("http://{}{target}", self.address)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for the line of the log with this message.
@@ -126,8 +193,31 @@ impl Process {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn stand_still(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself, and returns the lines that it had logged and nobody had
+    /// read.
+    pub(crate) async fn ended_with(mut self) -> Vec<serde_json::Value> {
+        let mut lines = Vec::new();
+        while let Some(line) = self.log.recv().await {
+            lines.extend(serde_json::from_str::<serde_json::Value>(&line));
+        }
+        lines
     }
 
     /// Waits until it has ended by itself: its standard error closes.
@@ -136,6 +226,9 @@ impl Process {
         self.child.wait().unwrap()
     }
 }
+
+/// What Cargo has built.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringbearer");
 
 impl Drop for Process {
     fn drop(&mut self) {

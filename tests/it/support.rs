@@ -78,6 +78,12 @@ impl Environment {
         Self::with(Wishes::default()).await
     }
 
+    /// The same before a proxy that leaves links alone, so that every byte can be compared.
+    pub(crate) async fn exact() -> Self {
+        let proxy = format!("{LONG_IDLE}rewrite_links = false\n");
+        Self::with(Wishes { proxy, ..Wishes::default() }).await
+    }
+
     pub(crate) async fn with(wishes: Wishes) -> Self {
         let clock = if wishes.manual_clock { Clock::manual(START) } else { Clock::system() };
         let files = Arc::new(TempDir::new().unwrap());
@@ -94,6 +100,8 @@ impl Environment {
             let token = log_in(&client, &sandbox).await;
             identity = identity.replace("{refresh_token}", &token);
         }
+        let port = sandbox.url().rsplit_once(':').expect("it has one").1.to_owned();
+        let identity = identity.replace("{port}", &port);
         let settings = settings(&Wishes { identity, ..wishes }, &sandbox, &files);
         let proxy = Service::start(&settings, &clock).unwrap();
         Self { sandbox, proxy: Some(proxy), client, clock, settings, files }
@@ -177,7 +185,9 @@ impl Environment {
 
     /// Ends everything, and passes on the panic of any task that panicked.
     pub(crate) async fn finish(mut self) {
-        self.stop_proxy().await;
+        if self.proxy.is_some() {
+            self.stop_proxy().await;
+        }
         self.sandbox.stop().await;
     }
 
@@ -214,6 +224,52 @@ impl Environment {
             }
         }
         waiting.await.unwrap().unwrap()
+    }
+
+    /// Moves the clock to where 85 % of the token's life are over: by now a renewal is due.
+    pub(crate) fn go_to_renewal(&self) {
+        let ends = self.status().expires_at.expect("it has a token");
+        let left = self.clock.now().until(ends);
+        self.clock.advance(left * 85 / 100);
+    }
+
+    /// Lets time pass until it is so, within `seconds`; a busy machine may need more of them.
+    pub(crate) async fn pass_until(&self, seconds: u64, wanted: impl Fn(&KeeperStatus) -> bool) {
+        for _ in 0..seconds {
+            for _ in 0..100 {
+                if wanted(&self.status()) {
+                    return;
+                }
+                settle().await;
+            }
+            self.clock.advance(Duration::from_secs(1));
+        }
+        panic!("not within {seconds} s: {:?}", self.status());
+    }
+
+    /// Like [`pass`](Self::pass), where a keeper may have to wait for its turn, which time alone
+    /// brings: it is given a while after each second, not all it wants.
+    pub(crate) async fn pass_in_penalty(&self, time: Duration) {
+        for _ in 0..time.as_secs() {
+            self.clock.advance(Duration::from_secs(1));
+            for _ in 0..500 {
+                settle().await;
+                if !matches!(self.status().state, Standing::Starting | Standing::Renewing) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The answer as soon as there is a token again, which takes no more than `seconds`.
+    pub(crate) async fn get_after(&self, seconds: u64, target: &str) -> reqwest::Response {
+        for _ in 0..seconds {
+            if self.status().usable {
+                return self.get(target).await;
+            }
+            self.pass_in_penalty(Duration::from_secs(1)).await;
+        }
+        panic!("no token came in {seconds} s: {:?}", self.status());
     }
 
     /// Returns when the identity's status is as wanted.

@@ -95,6 +95,9 @@ fn settings(base: &str, credentials: Vec<Credential>) -> Vec<Arc<IdentitySetting
         client_secret: Some(Secret::new("sandbox-secret")),
         token_url: format!("{base}/restapi/oauth/token").parse().unwrap(),
         revoke_url: format!("{base}/restapi/oauth/revoke").parse().unwrap(),
+        authorize_url: "https://host/authorize".parse().unwrap(),
+        device_authorization_url: "https://host/device_authorization".parse().unwrap(),
+        redirect_uri: "http://127.0.0.1:8765/callback".into(),
         token_requests_per_minute: 5.try_into().unwrap(),
     });
     let identity = |(number, credential)| {
@@ -104,6 +107,7 @@ fn settings(base: &str, credentials: Vec<Credential>) -> Vec<Arc<IdentitySetting
             credential,
             hosts: Vec::new(),
             listen: Vec::new(),
+            fallback: None,
             endpoint_id: Some(format!("box-{number}")),
             access_token_ttl: None,
             // The first asks for a session that must be ended, the others for none that lasts.

@@ -115,11 +115,11 @@ fn secrets<'a>(
     asked: &'a BTreeMap<String, Option<Secret>>,
 ) -> Vec<Hidden<'a>> {
     let mut secrets: Vec<Hidden<'_>> = Vec::new();
-    for identity in &settings.identities {
-        if let Some(secret) = &identity.application.client_secret {
-            secrets.push((secret.expose(), true));
-        }
-        match &identity.credential {
+    let applications = settings.applications.iter().filter_map(|it| it.client_secret.as_ref());
+    secrets.extend(applications.map(|secret| (secret.expose(), true)));
+    let identities = settings.identities.iter();
+    for credential in identities.flat_map(|it| [&it.credential].into_iter().chain(&it.fallback)) {
+        match credential {
             Credential::Jwt(secret) | Credential::RefreshToken(secret) => {
                 secrets.push((secret.expose(), false));
             }
@@ -132,7 +132,8 @@ fn secrets<'a>(
         }
     }
     if let StoreSettings::Redis { server, .. } = &settings.store {
-        secrets.push((server.url.expose(), false));
+        let password = server.login.password.as_ref();
+        secrets.extend(password.map(|secret| (secret.expose(), false)));
     }
     let open = [&STAY[..], &SERVERS, &CLIENT_IDS].concat();
     let others = asked.iter().filter(|(name, _)| !open.contains(&name.as_str()));

@@ -39,6 +39,17 @@ fn reads_a_full_answer() {
 }
 
 #[test]
+fn a_refresh_token_of_null_is_none_and_an_odd_endpoint_id_is_not_kept() {
+    let set = answer(
+        200,
+        r#"{"access_token":"a","token_type":"bearer","expires_in":1,"refresh_token":null,
+            "endpoint_id":"e\u0000"}"#,
+    )
+    .unwrap();
+    assert!(set.refresh.is_none() && set.endpoint_id.is_none());
+}
+
+#[test]
 fn takes_a_lifetime_as_string_and_bounds_an_absurd_one() {
     assert_eq!(with_expires_in("\"3600\"").unwrap().lifetime(), Duration::from_secs(3600));
     assert_eq!(with_expires_in("99999999999999").unwrap().lifetime(), MAX_LIFETIME);
@@ -73,10 +84,16 @@ fn a_malformed_200_is_never_a_token_set() {
         let error = with_expires_in(expires_in).unwrap_err().to_string();
         assert!(error.contains("expires_in is not a positive number"), "{expires_in}: {error}");
     }
-    assert_eq!(
-        fault(r#"{"access_token":"a","token_type":"bearer","expires_in":1,"refresh_token":"a b"}"#),
-        "its refresh_token has bytes that no form may carry"
-    );
+    let with = |member: &str| {
+        fault(&format!(r#"{{"access_token":"a","token_type":"bearer","expires_in":1,{member}}}"#))
+    };
+    let unfit = "its refresh_token has bytes that no form may carry";
+    assert_eq!(with(r#""refresh_token":"a b""#), unfit);
+    for value in ["17", "\"\"", "[]", "{}", "true"] {
+        let member = format!(r#""refresh_token":{value}"#);
+        assert_eq!(with(&member), "its refresh_token is not a token");
+    }
+    assert_eq!(with(r#""access_token":"b""#), "it names a member twice");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! One session and its tokens at a given time: which live, and what a presented one means.
 
+use std::time::Duration;
+
 use super::{Granted, Lost};
 use crate::clock::Timestamp;
 use crate::sandbox::rules::Rules;
@@ -62,8 +64,10 @@ impl Session {
         }
         match &self.previous {
             Some(previous) if previous.refresh == token && self.again(previous, rules, now) => {
-                // A pair whose access token is over already would help nobody.
-                if now < self.current.access_until { Presented::Again } else { Presented::Current }
+                // A pair whose access token is over, or has less than the second in which its life
+                // is told, would help nobody.
+                let left = now.until(self.current.access_until);
+                if left >= Duration::from_secs(1) { Presented::Again } else { Presented::Current }
             }
             _ => Presented::Over(Lost::NotFound),
         }

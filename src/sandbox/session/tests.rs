@@ -200,3 +200,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pair_with_less_than_a_second_left_is_replaced_and_not_repeated() {
+    let mut bench = Bench::new(Rules::default());
+    let first = bench.open(1);
+    let second = bench.refresh(&first).unwrap();
+    bench.now = bench.now + Duration::from_millis(3_599_001);
+    bench.rules.old_refresh_token_unused = Duration::from_secs(7200);
+    let third = bench.refresh(&first).unwrap();
+    assert_eq!((third.serial, third.repeated), (second.serial + 1, false));
+    assert_eq!(third.expires_in, Duration::from_secs(3600));
+}

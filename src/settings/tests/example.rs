@@ -51,6 +51,7 @@ fn the_example_shows_every_key_in_its_table() {
         let name = |part: &&str| match (part, path[0]) {
             (&"*", "application") => "crm".to_owned(),
             (&"*", "client") => "billing".to_owned(),
+            (&"*", "host") => "media".to_owned(),
             (&"*", _) => "sales".to_owned(),
             (part, _) => (*part).to_owned(),
         };

@@ -22,6 +22,18 @@ const APPENDED: &[(&str, &str)] = &[
         "configuration: line 8: unknown key `proxy.connect_timeout`: it belongs into [upstream]",
     ),
     (
+        "[host.media]\nurl = 'ftp://media.test'",
+        "host \"media\": url has another scheme than https or http",
+    ),
+    (
+        "[host.ws]\nurl = 'ws://ws.test'",
+        "host \"ws\": url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
+    ),
+    (
+        "[host.me]\nurl = 'http://127.0.0.1:8080'",
+        "host \"me\": url http://127.0.0.1:8080 is this proxy's own address (proxy.listen 127.0.0.1:8080): name RingCentral's, such as https://platform.ringcentral.com",
+    ),
+    (
         "[clients.app]\nkey = 'x'",
         "configuration: line 7: unknown key `clients`: did you mean `client`?",
     ),
@@ -56,7 +68,7 @@ const APPENDED: &[(&str, &str)] = &[
     ("listen = '127.0.0.1:8080'", "listen names 127.0.0.1:8080 twice: keep one"),
     (
         "[store]\nvalkey = 'x'",
-        "configuration: line 8: unknown key `store.valkey`: the keys here are directory, redis, redis_ca_file, redis_prefix, allow_plain_redis, encryption_keys",
+        "configuration: line 8: unknown key `store.valkey`: the keys here are directory, memory, redis, redis_ca_file, redis_prefix, allow_plain_redis, redis_wait_replicas, encryption_keys",
     ),
     (
         "[log]\nfilter = canary",
@@ -158,7 +170,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[application.crm.extra]",
-        "configuration: line 7: unknown key `application.crm.extra`: the keys here are client_id, client_secret, token_url, revoke_url, token_requests_per_minute",
+        "configuration: line 7: unknown key `application.crm.extra`: the keys here are client_id, client_secret, token_url, revoke_url, authorize_url, device_authorization_url, redirect_uri, token_requests_per_minute",
     ),
     (
         "[application.bot]\nclient_id = 'the-id'",
@@ -185,12 +197,36 @@ const APPENDED: &[(&str, &str)] = &[
         "application \"a/b\": this cannot be a name: use up to 64 letters, digits, - and _, a letter or digit first",
     ),
     (
+        "[application.bot]\nclient_id = 'b'\nredirect_uri = 'http://10.0.0.1/callback'",
+        "application \"bot\": redirect_uri is no address that a login may send the browser to: write https://…, or http:// on this machine such as http://127.0.0.1:8765/callback, without a fragment",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\nredirect_uri = 'http://127.0.0.1:8765/callback#top'",
+        "application \"bot\": redirect_uri is no address that a login may send the browser to: write https://…, or http:// on this machine such as http://127.0.0.1:8765/callback, without a fragment",
+    ),
+    (
+        "[application.bot]\nclient_id = 'b'\nauthorize_url = 'http://10.0.0.1/authorize'",
+        "application \"bot\": authorize_url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
+    ),
+    (
+        "login = true",
+        "identity \"sales\": it has jwt and login, each of which opens a session: keep one",
+    ),
+    (
         "application = 'crn'",
         "identity \"sales\": application \"crn\" is not configured: the names are crm",
     ),
     (
-        "refresh_token = 'canary'",
-        "identity \"sales\": it has jwt and refresh_token, each of which opens a session: keep one",
+        "client_credentials = true",
+        "identity \"sales\": it has jwt and client_credentials, each of which opens a session: keep one",
+    ),
+    (
+        "refresh_token = 'canary'\nauthorization_code = 'canary'",
+        "identity \"sales\": it has refresh_token and authorization_code, each of which opens a session: keep one",
+    ),
+    (
+        "refresh_token = 'canary'\nusername = 'me'\npassword = 'canary'",
+        "identity \"sales\": it has refresh_token and username with password, each of which opens a session: keep one",
     ),
     (
         "redirect_uri = 'https://app'",
@@ -211,7 +247,7 @@ const APPENDED: &[(&str, &str)] = &[
     ("endpoint_id = ''", "identity \"sales\": endpoint_id is empty: give it a value or remove it"),
     (
         "[identity.bot]",
-        "identity \"bot\": nothing opens its session: give it jwt, refresh_token, authorization_code, username with password, or client_credentials = true",
+        "identity \"bot\": nothing opens its session: give it jwt, refresh_token, authorization_code, username with password, client_credentials = true, or login = true",
     ),
     (
         "[store]\nredis = 'http://canary-host'",
@@ -223,7 +259,23 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[store]\nredis = 'redis://localhost'\ndirectory = 'here'",
-        "store.directory and store.redis are two stores: keep one",
+        "store.directory and store.redis are 2 stores: keep one",
+    ),
+    (
+        "[store]\nredis = 'redis://localhost'\nredis_wait_replicas = 11",
+        "store.redis_wait_replicas is 11: it must be between 0 and 10",
+    ),
+    (
+        "[store]\nredis = 'redis://localhost'\nredis_ca_file = 'ca.pem'",
+        "store.redis_ca_file is of use only with rediss:// in store.redis: add rediss:// in store.redis or remove store.redis_ca_file",
+    ),
+    (
+        "[store]\nmemory = true\nredis = 'redis://localhost'",
+        "store.redis and store.memory are 2 stores: keep one",
+    ),
+    (
+        "[identity.bot]\nrefresh_token = 'canary'\n[store]\nmemory = true",
+        "store.memory forgets sessions when the process ends, and identity \"bot\" has nothing that opens another: keep sessions in store.directory or store.redis, or give it a jwt",
     ),
     ("[facade]\nmode = 'on'", "facade.mode must be \"answer\" or \"refuse\""),
     (
@@ -285,6 +337,14 @@ const CREDENTIALS: &[(&str, &str)] = &[
         "identity \"sales\": refresh_token_ttl = \"0s\" asks for no further refresh token, but it has nothing else to renew with: remove it",
     ),
     (
+        "login = true\nrefresh_token_ttl = '0s'",
+        "identity \"sales\": refresh_token_ttl = \"0s\" asks for no further refresh token, but it has nothing else to renew with: remove it",
+    ),
+    (
+        "login = true\nredirect_uri = 'http://127.0.0.1:1/'",
+        "identity \"sales\": redirect_uri is of use only with authorization_code: add authorization_code or remove redirect_uri",
+    ),
+    (
         "refresh_token = 'canary'\n[identity.twin]\nrefresh_token = 'canary'",
         "identity \"twin\": it has the same refresh_token as identity \"sales\", and that is good only once: one of them must go",
     ),
@@ -318,7 +378,8 @@ fn a_bad_configuration_is_refused_with_the_cure_and_without_its_secrets() {
 fn a_configuration_without_identity_or_application_says_what_to_add() {
     assert_eq!(
         refusal(""),
-        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt"
+        "no identity is configured: add [identity.NAME] with what opens its session, such as jwt, or \
+         [application.NAME] and run `ringbearer login NAME`"
     );
     assert_eq!(
         refusal("[identity.sales]\njwt = 'x'"),
@@ -338,8 +399,8 @@ fn an_incomplete_environment_lists_what_is_missing() {
         "no configuration: RC_APP_CLIENT_ID, RC_APP_CLIENT_SECRET are not set; set them, or name a file with --config; `ringbearer demo` needs neither"
     );
     assert_eq!(
-        refusal(&["RINGCENTRAL_CLIENT_ID", "RC_APP_CLIENT_SECRET"]),
-        "no configuration: RC_USER_JWT is not set; set it, or name a file with --config; `ringbearer demo` needs neither"
+        refusal(&["RINGCENTRAL_CLIENT_ID", "RC_USER_JWT"]),
+        "no configuration: RC_APP_CLIENT_SECRET is not set; set it, or name a file with --config; `ringbearer demo` needs neither"
     );
     assert_eq!(
         refusal(&["RC_APP_CLIENT_ID", "RC_APP_CLIENT_SECRET", "RC_USER_JWT"]),

@@ -24,18 +24,19 @@ pub(super) fn watch(
     Ok(watcher)
 }
 
-/// A save ends with a rename into place, the removal of an enrolment with a deletion.
+/// A save ends with a link or a rename into place, the removal of an enrolment with a deletion.
 fn changes(event: &Event) -> Vec<Change> {
     if event.need_rescan() {
         return vec![Change::Anything];
     }
     let moved = matches!(event.kind, EventKind::Modify(ModifyKind::Name(RenameMode::To)));
+    let linked = matches!(event.kind, EventKind::Create(_));
     let removed = matches!(event.kind, EventKind::Remove(_));
     let told = |path: &&Path| {
         let suffix = path.extension();
         let is_enrolment = suffix.is_some_and(|suffix| suffix == ENROLMENT);
         let is_session = suffix.is_some_and(|suffix| suffix == "json");
-        (moved && (is_session || is_enrolment)) || (removed && is_enrolment)
+        ((moved || linked) && (is_session || is_enrolment)) || (removed && is_enrolment)
     };
     let paths = event.paths.iter().filter_map(|path| path.file_name()).map(Path::new);
     let names = paths.filter(told).filter_map(identity_of);

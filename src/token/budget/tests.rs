@@ -91,9 +91,21 @@ fn a_clock_set_back_by_a_day_delays_nobody_for_a_day() {
     send(&mut budget, after(86_400));
     budget.silence(after(86_400 + 60));
     let ticket = budget.join(Class::Waiting);
-    assert_eq!(budget.take(&ticket, NOW), Turn::At(after(3600)));
-    let permit = granted(&mut budget, &ticket, after(3600));
+    assert_eq!(budget.take(&ticket, NOW), Turn::At(after(60)), "silent for as long as was asked");
+    let permit = granted(&mut budget, &ticket, after(60));
     budget.settle_unsent(permit);
+}
+
+#[test]
+fn a_clock_that_trembles_shortens_no_penalty() {
+    let mut budget = Budget::new(1);
+    budget.silence(after(60));
+    let ticket = budget.join(Class::Waiting);
+    for millis in (0..59_000).step_by(10) {
+        let now = NOW + Duration::from_millis(millis);
+        assert_eq!(budget.take(&ticket, now), Turn::At(after(60)));
+        assert_eq!(budget.take(&ticket, now - Duration::from_millis(9)), Turn::At(after(60)));
+    }
 }
 
 /// 1,000 identities start at once; each request takes between 0 and 2 s to arrive and as long to

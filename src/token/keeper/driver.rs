@@ -16,9 +16,8 @@ use super::{Keeper, View};
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
-use crate::oauth::grant::Grant;
 use crate::settings::Credential;
-use crate::store::{Entry, Provenance, Stored, TokenStore};
+use crate::store::{Entry, Lease, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
 use crate::token::lifecycle::{
     Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source, Standing,
@@ -50,6 +49,8 @@ pub(in crate::token) struct Driver {
     set: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
     unsaved: Option<TokenSet>,
+    /// The lease that it keeps.
+    lease: Option<Lease>,
     /// The highest generation ever seen, other credentials' included.
     floor: Generation,
     published: Option<Known>,
@@ -64,15 +65,17 @@ impl Driver {
             credential if credential.reopens() => Means::Reopens,
             _ => Means::Once,
         };
-        let pace = Pace::of(&keeper.settings.name);
+        let (fallback, pace) =
+            (keeper.settings.fallback.is_some(), Pace::of(&keeper.settings.name));
         Self {
             provenance: Provenance::of(&keeper.settings),
-            machine: Lifecycle::new(means, pace, around.clock.now()),
+            machine: Lifecycle::new(means, fallback, pace, around.clock.now()),
             keeper,
             around,
             stays,
             set: None,
             unsaved: None,
+            lease: None,
             floor: Generation::NONE,
             published: None,
             refusals: 0,
@@ -117,20 +120,20 @@ impl Driver {
         self.around.clock.now()
     }
 
-    /// Passes on what was reported; true if the store has changed.
-    fn heed_signals(&mut self) -> bool {
+    /// Passes on what was reported.
+    fn heed_signals(&mut self) -> Heard {
         let (signals, refusals) = self.keeper.signals.collect(self.refusals);
         self.refusals = refusals;
-        let (now, mut changed) = (self.now(), false);
+        let (now, mut heard) = (self.now(), Heard::default());
         for signal in signals {
-            if let (Signal::ClockSetBack(by), Some(set)) = (signal, &mut self.set) {
-                set.issued_at = set.issued_at - by;
-                set.expires_at = set.expires_at - by;
+            if let Signal::ClockSetBack(by) = signal {
+                heard.clock_set_back = true;
+                self.set.iter_mut().for_each(|set| set.set_back(by));
             }
             self.machine.note(signal, now);
-            changed |= signal == Signal::Changed;
+            heard.store_changed |= signal == Signal::Changed;
         }
-        changed
+        heard
     }
 
     /// Shows the world what the machine offers, the slot first: who sees the view finds the token.
@@ -236,14 +239,16 @@ impl Driver {
     fn forget(&mut self, generation: Generation) -> Event {
         info!(identity = self.keeper.name(), "the session was ended by a logout");
         self.floor = self.floor.max(generation);
-        (self.set, self.unsaved) = (None, None);
+        (self.set, self.unsaved, self.lease) = (None, None, None);
         Event::Erased(generation)
     }
 
     fn keep(&mut self, set: TokenSet) -> Known {
+        let set = set.not_after(self.now());
         let known = Known::of(&set);
         self.floor = self.floor.max(set.generation);
         (self.set, self.unsaved, self.error) = (Some(set), None, None);
+        self.lease = None;
         known
     }
 
@@ -274,6 +279,7 @@ impl Driver {
             }
         };
         (self.unsaved, self.floor) = (renewal.unsaved, renewal.floor);
+        self.lease = renewal.lease;
         Some(self.conclude(ended, source, begun))
     }
 
@@ -284,6 +290,7 @@ impl Driver {
             provenance: self.provenance,
             latest: self.set.clone(),
             unsaved: self.unsaved.take(),
+            lease: self.lease.take(),
             floor: self.floor,
         }
     }
@@ -335,14 +342,15 @@ impl Driver {
                     Some(Progress::Again) => break,
                     None => {}
                 }
-                if self.heed_signals()
+                let heard = self.heed_signals();
+                if heard.store_changed
                     && let Some(event) = self.look().await
                 {
                     return Wait::Pointless(event);
                 }
                 self.publish();
                 // A caller who only waits too changes nothing, and must not cost us our place.
-                if self.machine.class(self.now()) != class {
+                if heard.clock_set_back || self.machine.class(self.now()) != class {
                     break;
                 }
             }
@@ -387,17 +395,31 @@ impl Driver {
     }
 
     fn tell_of_renewal(&self, set: &TokenSet, source: Source, begun: Timestamp) {
-        let credential = &self.keeper.settings.credential;
-        let grant = match source {
-            Source::Open => Grant::Open(credential).grant_type(),
-            Source::Refresh | Source::PreviousRefresh => "refresh_token",
+        let settings = &self.keeper.settings;
+        let grant = match (source, &settings.fallback) {
+            (Source::Fallback, Some(fallback)) => fallback.grant_type(),
+            (Source::Open | Source::Fallback, _) => settings.credential.grant_type(),
+            (Source::Refresh | Source::PreviousRefresh, _) => "refresh_token",
         };
+        if source == Source::Fallback && self.set.as_ref().is_none_or(|set| set.refresh.is_some()) {
+            warn!(
+                identity = settings.name,
+                "there is no session to go on with: the second credential has opened a new one"
+            );
+        }
         let now = self.now();
         let expires_in_s = now.until(set.expires_at).as_secs();
         let took_ms = u64::try_from(begun.until(now).as_millis()).unwrap_or(u64::MAX);
         let (identity, generation) = (self.keeper.name(), set.generation.number());
         info!(identity, generation, grant, expires_in_s, took_ms, "renewed");
     }
+}
+
+/// What was among the signals that the driver itself has to act on.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    store_changed: bool,
+    clock_set_back: bool,
 }
 
 /// What came of waiting for a turn.
@@ -426,6 +448,8 @@ fn failure(error: &TokenError) -> Failure {
         | TokenError::CoolingDown
         | TokenError::NothingLeft
         | TokenError::LoggedOut
+        | TokenError::NotLoggedIn
+        | TokenError::Pending { .. }
         | TokenError::Starting => Failure::Unexpected,
     }
 }

@@ -5,6 +5,7 @@
 //! old refresh token stays in the store until the new set is there: should the answer or this
 //! process be lost in between, RingCentral answers the old one with the same set again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::driver::Surroundings;
@@ -25,6 +26,9 @@ pub(super) struct Renewal {
     pub(super) latest: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
     pub(super) unsaved: Option<TokenSet>,
+    /// The lease that such a set keeps: were it free, another process would send the old refresh
+    /// token again, which a strict server takes for theft (RFC 9700 section 4.14.2).
+    pub(super) lease: Option<Lease>,
     /// The highest generation ever seen, other credentials' included.
     pub(super) floor: Generation,
 }
@@ -46,8 +50,26 @@ impl Renewal {
         source: Source,
         held: Option<Held<'_>>,
     ) -> Result<Obtained, TokenError> {
+        let lease = self.lease().await?;
+        let ended = self.run_under(&lease, source, held).await;
+        self.lease = Some(lease).filter(|_| self.unsaved.is_some());
+        ended
+    }
+
+    async fn lease(&mut self) -> Result<Lease, TokenError> {
+        if let Some(lease) = self.lease.take().filter(Lease::is_live) {
+            return Ok(lease);
+        }
+        self.around.store.lease(&self.settings.name).await?.ok_or(TokenError::LeaseHeld)
+    }
+
+    async fn run_under(
+        &mut self,
+        lease: &Lease,
+        source: Source,
+        held: Option<Held<'_>>,
+    ) -> Result<Obtained, TokenError> {
         let store = Arc::clone(&self.around.store);
-        let lease = store.lease(&self.settings.name).await?.ok_or(TokenError::LeaseHeld)?;
         let there = store.load(&self.settings.name).await?;
         let expected = there.generation();
         self.floor = self.floor.max(expected);
@@ -60,12 +82,12 @@ impl Renewal {
         let set = match (self.unsaved.take(), held) {
             (Some(set), _) => set,
             (None, Some(held)) => {
-                store.probe_writable(&lease).await?;
-                self.request(source, held, &lease).await?
+                store.probe_writable(lease).await?;
+                self.request(source, held, lease).await?
             }
             (None, None) => unreachable!("a turn was waited for unless a set was unsaved"),
         };
-        self.save(&lease, set, expected).await
+        self.save(lease, set, expected).await
     }
 
     async fn request(
@@ -74,21 +96,25 @@ impl Renewal {
         mut held: Held<'_>,
         lease: &Lease,
     ) -> Result<TokenSet, TokenError> {
-        // Whoever stood still for too long may not be the only one any more.
-        if !lease.is_live() {
-            return Err(TokenError::LeaseHeld);
-        }
         let token = self.refresh_token(source);
-        let grant = token.map_or(Grant::Open(&self.settings.credential), Grant::Refresh);
+        let grant = match (source, token, &self.settings.fallback) {
+            (_, Some(token), _) => Grant::Refresh(token),
+            (Source::Fallback, None, Some(fallback)) => Grant::Fallback(fallback),
+            _ => Grant::Open(&self.settings.credential),
+        };
+        let settings = self.as_one_instance();
         held.sending();
-        let answer = self.around.endpoint.request(&self.settings, grant, &self.around.clock).await;
+        // Whoever stood still for too long may not be the only one any more.
+        let around = &self.around;
+        let answer = around.endpoint.request(&settings, grant, lease.vigil(), &around.clock).await;
         match &answer {
-            Err(TokenError::Unreachable(_)) => held.not_sent(),
+            Err(TokenError::Unreachable(_) | TokenError::LeaseHeld) => held.not_sent(),
             Err(TokenError::Penalty { retry_after, .. }) => held.silence(*retry_after),
             _ => {}
         }
         held.settle().await;
         let mut set = answer?;
+        set.endpoint_id = settings.endpoint_id.clone().or(set.endpoint_id);
         if let Some(token) = token {
             // RFC 6749 §6: without a new refresh token, the old one goes on.
             set.refresh = set.refresh.or_else(|| self.latest.as_ref()?.refresh.clone());
@@ -97,10 +123,24 @@ impl Renewal {
         Ok(set)
     }
 
+    /// The settings with an `endpoint_id`, once there is one: where none is configured, that of the
+    /// first answer. It is kept with the session, so that every process that shares the store is,
+    /// restart after restart, the same instance of the application to RingCentral.
+    fn as_one_instance(&self) -> Cow<'_, IdentitySettings> {
+        let known = self.latest.as_ref().and_then(|set| set.endpoint_id.as_ref());
+        match (&self.settings.endpoint_id, known) {
+            (None, Some(known)) => Cow::Owned(IdentitySettings {
+                endpoint_id: Some(known.clone()),
+                ..(*self.settings).clone()
+            }),
+            _ => Cow::Borrowed(&*self.settings),
+        }
+    }
+
     fn refresh_token(&self, source: Source) -> Option<&RefreshToken> {
         let set = self.latest.as_ref()?;
         match source {
-            Source::Open => None,
+            Source::Open | Source::Fallback => None,
             Source::Refresh => set.refresh.as_ref().map(|refresh| &refresh.token),
             Source::PreviousRefresh => set.previous_refresh.as_ref(),
         }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::oauth::endpoint::scripted::{Line, Script, granted, refused};
 
+mod clock;
+mod fallback;
 mod stage;
 
 use stage::{FlakyStore, NOW, Process, jwt, process_of, refreshing, settle, stored};
@@ -213,6 +215,29 @@ async fn a_set_that_could_not_be_stored_is_not_used_and_not_asked_for_again() {
     process.advance(40).await;
     assert_eq!(process.token("sales").as_deref(), Some("Bearer access-1"));
     assert_eq!(script.received().len(), 1);
+}
+
+/// Otherwise another process would send the same refresh token, which ends the session of a strict
+/// server: tests/protocol found it.
+#[tokio::test]
+async fn a_set_that_cannot_be_stored_keeps_its_lease_until_it_is() {
+    let (store, clock) = (Arc::new(FlakyStore::default()), Clock::manual(NOW));
+    let settings = refreshing("sales");
+    store.put("sales", stored(&settings, 1, 0));
+    FlakyStore::set(&store.full, true);
+    let script = Script::new(Vec::new(), true);
+    let process = Process::start(&[settings], &store, &script, &clock).await;
+    let held = || store.held.load(Ordering::Relaxed);
+    for second in 0..60 {
+        assert_eq!((held(), script.received().len()), (1, 1), "after {second} s");
+        FlakyStore::set(&store.unreadable, second % 10 == 9);
+        process.advance(1).await;
+    }
+    FlakyStore::set(&store.unreadable, false);
+    FlakyStore::set(&store.full, false);
+    process.advance(40).await;
+    assert_eq!(store.get("sales").unwrap().set.generation, Generation::new(2));
+    assert_eq!((held(), script.received().len()), (0, 1), "stored, and asked for once");
 }
 
 #[tokio::test]

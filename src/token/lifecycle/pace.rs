@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Failure;
 use crate::clock::Timestamp;
 use crate::store::Outline;
+use crate::token::budget::Class;
 
 /// The most that a renewal comes ahead of expiry: time enough for every retry in the guide's table.
 const LONGEST_LEAD: Duration = Duration::from_secs(15 * 60);
@@ -23,7 +24,7 @@ pub(super) const LEASE_POLL: Duration = Duration::from_millis(500);
 
 /// The guide's distance between repetitions after 408, 500 or a timeout, and how many there are.
 const UNANSWERED_STEP: Duration = Duration::from_secs(10);
-const UNANSWERED_STEPS: u32 = 3;
+pub(super) const UNANSWERED_STEPS: u32 = 3;
 
 const SLOWEST: Duration = Duration::from_secs(300);
 const SLOWEST_UNSENT: Duration = Duration::from_secs(30);
@@ -96,6 +97,13 @@ pub(super) fn keep_alive_at(issued_at: Timestamp, ends: Timestamp, spread: Sprea
     ends - life / 4 + spread.of(life / 10)
 }
 
+/// How urgent that is: of seven days, six hours before the end it goes before every token in use that
+/// nobody waits for, and in the last hour it is as urgent as what somebody waits for.
+pub(super) fn keep_alive_class(issued_at: Timestamp, ends: Timestamp, now: Timestamp) -> Class {
+    let life = issued_at.until(ends);
+    if now < ends - life / 168 { Class::Expiring(ends - life / 28) } else { Class::Waiting }
+}
+
 /// When an unused session is refreshed so that it does not end; `None` if it cannot be.
 pub fn keep_alive_due(identity: &str, session: &Outline) -> Option<Timestamp> {
     let usual = session.issued_at + USUAL_REFRESH_LIFETIME;
@@ -116,6 +124,11 @@ impl Forced {
         let forgiven = self.last.is_none_or(|last| last.until(now) >= FORGIVEN_AFTER);
         self.strikes = if forgiven { 1 } else { self.strikes.saturating_add(1) };
         self.last = Some(now);
+    }
+
+    /// The clock was set back: the cool-down is no longer for that.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        self.last = self.last.map(|last| last - by);
     }
 
     /// When the next one may begin.

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::pace::{LEASE_POLL, RECHECK_WHEN_LOST};
 use super::*;
+
+mod fallback;
+mod history;
 
 const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -18,8 +19,22 @@ struct Bench {
 
 impl Bench {
     fn new(means: Means) -> Self {
-        let machine = Lifecycle::new(means, Pace::of("sales"), NOW);
+        Self::with(means, false)
+    }
+
+    fn with(means: Means, fallback: bool) -> Self {
+        let machine = Lifecycle::new(means, fallback, Pace::of("sales"), NOW);
         Self { machine, now: NOW, generation: 0 }
+    }
+
+    /// Of an identity with a second credential, its first session in use.
+    fn with_fallback(means: Means) -> Self {
+        let mut bench = Self::with(means, true);
+        bench.step(Event::Time);
+        let stored = bench.next(HOUR);
+        bench.step(Event::Read(Some(stored)));
+        bench.note(Signal::Accepted(bench.latest()));
+        bench
     }
 
     /// With the store read and nothing in it.
@@ -64,8 +79,19 @@ impl Bench {
         }
     }
 
-    fn obtain(&mut self, life: Duration) -> Action {
+    /// What is obtained now: a second credential's session has no refresh token.
+    fn next_obtained(&mut self, life: Duration) -> Known {
         let known = self.next(life);
+        match self.machine.phase {
+            Phase::Renewing(Source::Fallback) => {
+                Known { refresh: None, previous_refresh: false, ..known }
+            }
+            _ => known,
+        }
+    }
+
+    fn obtain(&mut self, life: Duration) -> Action {
+        let known = self.next_obtained(life);
         self.step(Event::Obtained(known))
     }
 
@@ -159,7 +185,10 @@ fn keeps_an_idle_session_alive_by_its_refresh_token_only() {
     assert!((75..=85).contains(&share), "refreshed after {share} % of a week");
     bench.now = at;
     assert_eq!(bench.step(Event::Time), Action::Renew(Source::Refresh));
-    assert_eq!(bench.machine.class(at), Class::Idle);
+    let (end, deadline) = (NOW + WEEK, NOW + WEEK - 6 * HOUR);
+    let class = |now| bench.machine.class(now);
+    assert_eq!(class(at), Class::Expiring(deadline), "behind every token in use");
+    assert_eq!(class(end - HOUR), Class::Waiting, "a session that ends costs a login");
 }
 
 #[test]
@@ -353,24 +382,6 @@ fn a_clock_set_back_moves_the_deadlines_with_it() {
     assert!(bench.now.until(until) < HOUR, "renewed within the token's real life");
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Weather {
-    Fine,
-    Fails(Failure),
-}
-
-fn weather() -> impl Strategy<Value = Weather> {
-    prop_oneof![
-        4 => Just(Weather::Fine),
-        1 => (1_u64..120).prop_map(|s| Weather::Fails(Failure::Penalty(Duration::from_secs(s)))),
-        1 => Just(Weather::Fails(Failure::Unanswered)),
-        1 => Just(Weather::Fails(Failure::Unreachable)),
-        1 => Just(Weather::Fails(Failure::Unexpected)),
-        1 => Just(Weather::Fails(Failure::Store)),
-        1 => Just(Weather::Fails(Failure::LeaseHeld)),
-    ]
-}
-
 #[test]
 fn adopts_at_once_what_the_store_is_said_to_have() {
     let mut bench = Bench::live(Means::Once);
@@ -454,100 +465,49 @@ fn an_identity_of_a_login_sends_nothing_before_somebody_has_logged_in() {
     assert_eq!(bench.machine.standing(bench.now), Standing::NeedsLogin(Lost::NothingLeft));
 }
 
-proptest! {
-    /// Any weather, any signals at any time: and then the server recovers.
-    #[test]
-    fn no_history_breaks_the_promises(
-        means in prop_oneof![Just(Means::Once), Just(Means::Reopens), Just(Means::Login)],
-        life in 1_u64..7200,
-        history in prop::collection::vec((weather(), 0_u64..400_000, 0_u8..7), 1..120),
-    ) {
-        let life = Duration::from_secs(life);
-        let mut bench = Bench::new(means);
-        let mut refused_now = Generation::NONE;
-        let mut silent_until = NOW;
-        let mut newest = Generation::NONE;
-        let mut action = bench.step(Event::Time);
-        for (weather, pause, signal) in history {
-            // An action under way is finished; signals meanwhile change nothing about it.
-            if matches!(action, Action::Read | Action::Renew(_)) {
-                prop_assert!(bench.now >= silent_until || action == Action::Read, "sent inside a penalty");
-                prop_assert_eq!(bench.step(Event::Time), Action::Continue, "one thing at a time");
-            }
-            action = match (action, weather) {
-                (Action::Read, Weather::Fails(Failure::Store)) => bench.fail(Failure::Store),
-                // Another process has renewed, or somebody has logged out or in.
-                (Action::Read, Weather::Fine) if signal == 5 => {
-                    let known = bench.next(life);
-                    bench.step(Event::Read(Some(known)))
-                }
-                (Action::Read, Weather::Fine) if signal == 6 => {
-                    newest = Generation::NONE;
-                    bench.generation += 1;
-                    bench.step(Event::Erased(bench.latest()))
-                }
-                (Action::Read, _) => bench.step(Event::Read(bench.machine.latest())),
-                (Action::Renew(_), Weather::Fine) => bench.obtain(life),
-                (Action::Renew(_), Weather::Fails(failure)) => {
-                    if let Failure::Penalty(silence) = failure {
-                        silent_until = bench.now + silence;
-                    }
-                    bench.fail(failure)
-                }
-                (Action::Rest(until), _) => {
-                    let by = Duration::from_millis(pause);
-                    let until = until.unwrap_or(bench.now + by);
-                    bench.now = bench.now.max(until.min(bench.now + by));
-                    match signal {
-                        0 => bench.note(Signal::Wanted),
-                        1 | 2 => bench.note(Signal::Accepted(bench.latest())),
-                        3 => {
-                            bench.note(Signal::Refused(bench.latest()));
-                            refused_now = bench.latest();
-                            if let Some(kept) = bench.machine.offered(bench.now) {
-                                prop_assert!(bench.now < bench.machine.cool_until());
-                                prop_assert!(bench.machine.accepted(), "kept {kept:?}");
-                                refused_now = Generation::NONE;
-                            }
-                        }
-                        4..=6 => bench.note(Signal::Changed),
-                        _ => {}
-                    }
-                    bench.step(Event::Time)
-                }
-                (Action::Continue, _) => unreachable!("checked above"),
-            };
-            let latest = bench.machine.latest().map_or(Generation::NONE, |known| known.generation);
-            prop_assert!(latest >= newest, "a generation fell");
-            newest = latest;
-            if let Some(offered) = bench.machine.offered(bench.now) {
-                prop_assert!(bench.now < offered.expires_at, "offered an expired token");
-                prop_assert!(offered.generation != refused_now, "offered a refused token");
-            }
-        }
-        // The server recovers, a request waits: a token comes within the longest wait there is.
-        let deadline = bench.now + Duration::from_secs(2000);
-        bench.note(Signal::Wanted);
-        if matches!(action, Action::Rest(_)) {
-            // A signal ends a rest; the machine thinks again.
-            action = bench.step(Event::Time);
-        }
-        while bench.machine.offered(bench.now).is_none() {
-            prop_assert!(bench.now <= deadline, "no progress: {:?}", bench.machine);
-            action = match action {
-                // Where only a login helps, somebody logs in.
-                Action::Read if matches!(bench.machine.standing(bench.now), Standing::NeedsLogin(_)) => {
-                    let known = bench.next(life);
-                    bench.step(Event::Read(Some(known)))
-                }
-                Action::Read => bench.step(Event::Read(bench.machine.latest())),
-                Action::Renew(_) => bench.obtain(life),
-                Action::Rest(Some(until)) => {
-                    bench.now = bench.now.max(until);
-                    bench.step(Event::Time)
-                }
-                Action::Rest(None) | Action::Continue => bench.step(Event::Time),
-            };
-        }
-    }
+#[test]
+fn a_clock_set_back_lengthens_no_wait() {
+    let silence = Duration::from_secs(60);
+    let (mut bench, _) = Bench::renewing(Means::Once);
+    bench.fail(Failure::Penalty(silence));
+    bench.now = bench.now - HOUR;
+    bench.note(Signal::ClockSetBack(HOUR));
+    let until = bench.now + silence;
+    assert_eq!(bench.step(Event::Time), Action::Rest(Some(until)), "a penalty");
+    // Also while a look at the store interrupts it.
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    bench.now = bench.now - HOUR;
+    bench.note(Signal::ClockSetBack(HOUR));
+    assert_eq!(bench.step(Event::Read(None)), Action::Rest(Some(until - HOUR)));
+
+    let mut bench = Bench::live(Means::Reopens);
+    bench.note(Signal::Refused(bench.latest()));
+    bench.until_renewal();
+    let cool = bench.now.until(bench.machine.cool_until());
+    bench.now = bench.now - HOUR;
+    bench.note(Signal::ClockSetBack(HOUR));
+    assert_eq!(bench.now.until(bench.machine.cool_until()), cool, "a cool-down");
+
+    let mut bench = Bench::empty(Means::Once);
+    bench.fail(Failure::ClientRefused);
+    bench.now = bench.now - HOUR;
+    bench.note(Signal::ClockSetBack(HOUR));
+    let recheck = bench.now + RECHECK_WHEN_LOST;
+    assert_eq!(bench.step(Event::Time), Action::Rest(Some(recheck)), "a look for a login");
+}
+
+#[test]
+fn a_clock_put_forward_ends_a_token_at_once_and_brings_the_next() {
+    let mut bench = Bench::live(Means::Reopens);
+    bench.now = bench.now + 5 * HOUR;
+    assert_eq!(bench.machine.offered(bench.now), None);
+    assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open));
+    bench.obtain(HOUR);
+    // Put right again: the new token's deadlines go with it.
+    bench.now = bench.now - 5 * HOUR;
+    bench.note(Signal::ClockSetBack(5 * HOUR));
+    bench.note(Signal::Accepted(bench.latest()));
+    let Action::Rest(Some(until)) = bench.step(Event::Time) else { panic!("a rest") };
+    assert!(bench.now.until(until) < HOUR);
 }

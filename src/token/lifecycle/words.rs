@@ -25,6 +25,8 @@ pub enum Source {
     Refresh,
     /// The refresh token before that, which answers with the current set again while that is unused.
     PreviousRefresh,
+    /// The other configured one, which opens a new session any time when this one is lost.
+    Fallback,
 }
 
 /// What the machine knows of a token set: no secrets.
@@ -52,6 +54,13 @@ impl Known {
             refresh: set.refresh.as_ref().map(|refresh| refresh.expires_at),
             previous_refresh: set.previous_refresh.is_some(),
         }
+    }
+
+    /// Moves its deadlines with a clock that was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        self.issued_at = self.issued_at - by;
+        self.expires_at = self.expires_at - by;
+        self.refresh = self.refresh.map(|end| end.map(|end| end - by));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(super) struct FlakyStore {
     /// The disk fills up between the probe and the save.
     pub(super) full: AtomicBool,
     pub(super) leased: AtomicBool,
+    /// How many leases this process holds.
+    pub(super) held: Arc<AtomicUsize>,
     pub(super) watchers: Mutex<Vec<UnboundedSender<Change>>>,
 }
 
@@ -72,7 +74,7 @@ impl TokenStore for FlakyStore {
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
         let free = !self.leased.load(Ordering::Relaxed);
-        Box::pin(async move { Ok(free.then(|| Lease::new(identity, Free))) })
+        Box::pin(async move { Ok(free.then(|| Lease::new(identity, Counted::in_(&self.held)))) })
     }
 
     fn probe_writable<'a>(&'a self, _: &'a Lease) -> StoreFuture<'a, ()> {
@@ -140,9 +142,23 @@ impl TokenStore for FlakyStore {
     }
 }
 
-struct Free;
+/// A lease that is counted for as long as it is held.
+struct Counted(Arc<AtomicUsize>);
 
-impl Hold for Free {}
+impl Counted {
+    fn in_(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hold for Counted {}
 
 pub(super) fn identity(name: &str, credential: Credential) -> Arc<IdentitySettings> {
     Arc::new(IdentitySettings {
@@ -153,11 +169,15 @@ pub(super) fn identity(name: &str, credential: Credential) -> Arc<IdentitySettin
             client_secret: Some(Secret::new("secret")),
             token_url: "https://host/token".parse().unwrap(),
             revoke_url: "https://host/revoke".parse().unwrap(),
+            authorize_url: "https://host/authorize".parse().unwrap(),
+            device_authorization_url: "https://host/device_authorization".parse().unwrap(),
+            redirect_uri: "http://127.0.0.1:8765/callback".into(),
             token_requests_per_minute: 5.try_into().unwrap(),
         }),
         credential,
         hosts: Vec::new(),
         listen: Vec::new(),
+        fallback: None,
         endpoint_id: None,
         access_token_ttl: None,
         refresh_token_ttl: None,
