@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) client: BTreeMap<String, ClientConfig>,
     pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
+    pub(crate) admin: AdminConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -173,6 +174,18 @@ pub(crate) struct StoreConfig {
     pub(crate) allow_plain_redis: Option<bool>,
     pub(crate) redis_wait_replicas: Option<u32>,
     pub(crate) encryption_keys: Option<Vec<SecretSource>>,
+}
+
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AdminConfig {
+    #[serde(deserialize_with = "addresses")]
+    pub(crate) listen: Option<Vec<SocketAddr>>,
+    pub(crate) allow_remote: Option<bool>,
+    pub(crate) key_sha256: Option<String>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
 }
 
 /// `[log]`

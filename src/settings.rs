@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::secret::{KeyDigest, Secret, SecretKey};
+use crate::key::KeyDigest;
+use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
@@ -19,6 +20,7 @@ pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
 pub use crate::config::ConfigError;
 
+mod admin;
 mod client;
 mod error;
 mod facade;
@@ -49,6 +51,8 @@ pub struct Settings {
     pub facade: FacadeSettings,
     /// Where token sets are kept.
     pub store: StoreSettings,
+    /// Where the proxy is watched and operated, if anywhere.
+    pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
 }
@@ -280,6 +284,17 @@ impl fmt::Display for StoreSettings {
             }
         }
     }
+}
+
+/// `[admin]`: the side that operators and monitoring talk to.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    /// Addresses to listen on. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// The digest of the key that allows changes; without it none is allowed.
+    pub key: Option<KeyDigest>,
+    /// Names it is called by, besides its address and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`.

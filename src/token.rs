@@ -14,6 +14,7 @@ pub mod keeper;
 pub mod ledger;
 pub mod lifecycle;
 pub mod queue;
+pub mod roster;
 pub mod slot;
 
 /// The bearer credential of API requests (RFC 6749 §1.4).

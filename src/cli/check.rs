@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use humantime::format_duration;
 
 use crate::settings::{
-    ApplicationSettings, Credential, FacadeSettings, IdentitySettings, LogFormat, LogSettings,
-    ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
+    AdminSettings, ApplicationSettings, Credential, FacadeSettings, IdentitySettings, LogFormat,
+    LogSettings, ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -39,6 +39,9 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     facade(&settings.facade, out)?;
     let files = matches!(settings.store, StoreSettings::File { .. });
     writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
+    if let Some(admin) = &settings.admin {
+        operated(admin, out)?;
+    }
     log(&settings.log, out)?;
     for warning in warnings {
         writeln!(out, "warning      {warning}")?;
@@ -123,6 +126,17 @@ fn facade(facade: &FacadeSettings, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
+fn operated(admin: &AdminSettings, out: &mut impl Write) -> io::Result<()> {
+    let changes = match admin.key {
+        Some(_) => "changes with the key",
+        None => "no changes: there is no admin.key_sha256",
+    };
+    for address in &admin.listen {
+        writeln!(out, "admin        http://{address}, {changes}")?;
+    }
+    Ok(())
+}
+
 fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
     let format = match log.format {
         LogFormat::Text => "text",
@@ -144,7 +158,7 @@ mod tests {
              listen = '127.0.0.1:8081'\n[client.bill]\nidentities = ['sales', 'bot']\n\
              key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\n\
              [identity.support]\njwt = 'canary'\nrefresh_token = 'canary'\n\
-             [store]\ndirectory = '/var/lib/ringbearer'";
+             [store]\ndirectory = '/var/lib/ringbearer'\n[admin]\nlisten = '127.0.0.1:9090'";
         let source = ConfigSource::Text(toml.to_owned());
         Settings::load(&source, Overrides::default(), &|_| None).unwrap()
     }
@@ -172,6 +186,7 @@ client       bill: may call as sales, bot
 logins       are answered here: tokens live 1day, refresh tokens 7days
              sealed with a key kept in the store
 store        files in /var/lib/ringbearer
+admin        http://127.0.0.1:9090, no changes: there is no admin.key_sha256
 log          text, filter \"info\", a line for each request
 warning      0.0.0.0:80 speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]
 The configuration is good.

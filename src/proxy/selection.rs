@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::facade::pass::Pass;
 use super::headers::Found;
-use crate::secret::KeyDigest;
+use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
 
 /// Another field that carries a key. It never goes further.

@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
+use super::admin::admin;
 use super::client::clients;
 use super::facade::facade;
 use super::host::hosts;
@@ -62,12 +63,14 @@ pub(super) fn settings(
         warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
     }
     let store = store(config.store, &identities, &mut sources, environment, directory)?;
+    let served: Vec<_> = proxy.listen.iter().chain(&own).copied().collect();
+    let admin = admin(config.admin, &served, &mut warnings)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
     let settings =
-        Settings { proxy, upstream, applications, identities, clients, facade, store, log };
+        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
     Ok((settings, warnings))
 }
 

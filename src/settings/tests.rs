@@ -318,3 +318,23 @@ fn the_facade_answers_unless_told_otherwise_with_the_keys_it_is_given() {
     assert_eq!((facade.answers, facade.keys.len()), (false, 2));
     assert!(!format!("{facade:?}").contains(&key));
 }
+
+#[test]
+fn nobody_listens_for_operators_unless_asked_to_and_strangers_are_warned_about() {
+    assert!(loaded(LEAST).admin.is_none());
+    assert!(loaded(&format!("{LEAST}[admin]\nallow_remote = true")).admin.is_none());
+    let digest = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683";
+    let (settings, warnings) = load(&format!(
+        "{LEAST}[admin]\nlisten = ['127.0.0.1:0', '0.0.0.0:9090']\nallow_remote = true\n\
+         key_sha256 = '{digest}'\nhosts = ['ringbearer.internal', '10.0.0.1', '[::1]']"
+    ))
+    .unwrap();
+    let admin = settings.admin.unwrap();
+    assert_eq!(admin.listen.len(), 2);
+    assert_eq!(admin.hosts, ["ringbearer.internal", "10.0.0.1", "[::1]"]);
+    assert!(admin.key.unwrap().is_of("key"));
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["whoever reaches 0.0.0.0:9090 sees the state of every identity (admin.allow_remote)"]
+    );
+}

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use self::lock::{Lock, Locks, flock};
-use super::pulse::{HEARTBEAT, LEASE, Pulse};
+use super::pulse::{HEARTBEAT, LEASE};
 use super::seal::Seal;
 use super::{
     Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
@@ -115,9 +115,8 @@ impl TokenStore for FileStore {
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
         Box::pin(async move {
-            let pulse = Pulse::start();
             let held = self.lock(self.directory.path(identity, "lock"), LEASE).await?;
-            Ok(held.map(|lock| Lease::new(identity, Leased::new(lock, pulse))))
+            Ok(held.map(|lock| Lease::new(identity, Leased::new(lock))))
         })
     }
 
@@ -213,6 +212,15 @@ impl TokenStore for FileStore {
         })
     }
 
+    /// Without the lock: a ledger is replaced as a whole.
+    fn ledger<'a>(&'a self, application: &'a str) -> StoreFuture<'a, (Ledger, Timestamp)> {
+        let path = self.directory.ledger(application);
+        Box::pin(async move {
+            let ledger = self.on_disk(move |_| read_ledger(&path)).await?;
+            Ok((ledger, self.clock.now()))
+        })
+    }
+
     fn check(&self) -> StoreFuture<'_, ()> {
         self.on_disk(|directory| {
             directory.prepare()?;
@@ -224,37 +232,33 @@ impl TokenStore for FileStore {
 /// A lease that a heartbeat keeps.
 struct Leased {
     lock: Arc<Lock>,
-    pulse: Arc<Pulse>,
     heartbeat: JoinHandle<()>,
 }
 
 impl Leased {
-    fn new(lock: Lock, pulse: Pulse) -> Self {
-        let (lock, pulse) = (Arc::new(lock), Arc::new(pulse));
-        let heartbeat = tokio::spawn({
-            // Weak: the lock goes with the lease, not with the end of this task.
-            let (lock, pulse) = (Arc::downgrade(&lock), Arc::clone(&pulse));
-            async move {
-                loop {
-                    Clock::system().sleep(HEARTBEAT).await;
-                    let (Some(lock), asked) = (lock.upgrade(), pulse.now()) else { return };
-                    // On a thread that may wait for the disk.
-                    let beat = move || lock.show_life() && lock.is_ours();
-                    match tokio::task::spawn_blocking(beat).await {
-                        Ok(true) => pulse.extended(asked),
-                        // Somebody else may have it: nothing is extended any more.
-                        _ => return,
-                    }
+    fn new(lock: Lock) -> Self {
+        let lock = Arc::new(lock);
+        // Weak: the lock goes with the lease, not with the end of this task.
+        let held = Arc::downgrade(&lock);
+        let heartbeat = tokio::spawn(async move {
+            loop {
+                Clock::system().sleep(HEARTBEAT).await;
+                let Some(lock) = held.upgrade() else { return };
+                // On a thread that may wait for the disk.
+                let beat = move || lock.show_life() && lock.is_ours();
+                if !matches!(tokio::task::spawn_blocking(beat).await, Ok(true)) {
+                    return;
                 }
             }
         });
-        Self { lock, pulse, heartbeat }
+        Self { lock, heartbeat }
     }
 }
 
 impl Hold for Leased {
+    /// In this order: once life was shown, whoever waits for the lock waits anew.
     fn is_live(&self) -> bool {
-        self.pulse.is_live() && self.lock.is_ours()
+        self.lock.show_life() && self.lock.is_ours()
     }
 }
 

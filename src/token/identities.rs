@@ -72,6 +72,18 @@ impl Identities {
         endpoint: TokenEndpoint,
         clock: Clock,
     ) -> Self {
+        let all = Self::on_demand(settings, store, endpoint, clock);
+        all.iter().for_each(|(_, keeper)| keeper.hire());
+        all
+    }
+
+    /// As [`new`](Self::new), but nobody's token is looked after before somebody asks for it.
+    pub fn on_demand(
+        settings: &[Arc<IdentitySettings>],
+        store: Arc<dyn TokenStore>,
+        endpoint: TokenEndpoint,
+        clock: Clock,
+    ) -> Self {
         let (agency, hired) = unbounded_channel();
         let mut all = Self {
             keepers: boxcar::Vec::new(),
@@ -90,8 +102,7 @@ impl Identities {
         };
         for identity in settings {
             all.open_queue(&identity.application);
-            let id = all.add(Arc::clone(identity));
-            all.keeper(id).hire();
+            all.add(Arc::clone(identity));
         }
         all.configured = settings.len();
         all
@@ -141,6 +152,27 @@ impl Identities {
     /// All that are known here: those of the configuration, in its order, then the others.
     pub fn iter(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
         (0..).map(IdentityId).zip(self.keepers.iter().map(|(_, keeper)| &**keeper))
+    }
+
+    /// Those of the configuration, in its order.
+    pub fn configured(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
+        self.iter().take(self.configured)
+    }
+
+    /// Those that were added, have been asked for here, and are there still.
+    pub fn added(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
+        let others = self.iter().skip(self.configured);
+        others.filter(|(id, keeper)| self.find(keeper.name()) == Some(*id))
+    }
+
+    /// The applications whose identities these are.
+    pub fn applications(&self) -> &[Arc<ApplicationSettings>] {
+        &self.applications
+    }
+
+    /// Where the sessions are kept.
+    pub fn store(&self) -> &dyn TokenStore {
+        &*self.store
     }
 
     /// Adds an identity for good, in the store and here.
@@ -347,8 +379,8 @@ impl Identities {
         }
     }
 
-    /// Looks from time to time whether the store still has what is known here. Changes are told of,
-    /// but not a loss: of a store that was emptied, or of a message on its way. It never returns.
+    /// Looks from time to time whether the store still has what is known here. A server tells of
+    /// changes, but not of its being emptied, nor of a message lost on its way. It never returns.
     async fn compare(&self) {
         loop {
             self.clock.sleep(COMPARE).await;

@@ -12,10 +12,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
 use super::identities::IdentityId;
-use super::lifecycle::{Known, Lost, Signal, Standing};
+use super::lifecycle::{Dying, Known, Lost, RefreshLife, Signal, Standing};
 use super::slot::TokenSlot;
 use super::{Generation, Particulars, TokenSet};
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::Renewals;
 use crate::oauth::TokenError;
 use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
@@ -34,6 +35,7 @@ pub struct Keeper {
     particulars: Mutex<Particulars>,
     view: watch::Sender<View>,
     signals: Signals,
+    renewals: Renewals,
     post: Post,
 }
 
@@ -66,10 +68,14 @@ pub struct KeeperStatus {
     pub usable: bool,
     /// Its latest token set, usable or not.
     pub generation: Option<Generation>,
+    /// When that set was issued.
+    pub issued_at: Option<Timestamp>,
     /// When that set's access token ends.
     pub expires_at: Option<Timestamp>,
     /// When that set's refresh token ends, if it has one and the server said so.
     pub refresh_expires_at: Option<Timestamp>,
+    /// The end of the refresh token, if everything hangs on it and it is near.
+    pub dying: Option<Dying>,
     /// How many requests wait for a token.
     pub waiting: usize,
     /// The last failure since that set was obtained.
@@ -82,10 +88,15 @@ struct View {
     standing: Standing,
     offered: Option<Known>,
     latest: Option<Known>,
+    /// The refresh token that everything hangs on, if it is so.
+    lives_by: Option<RefreshLife>,
     /// When a refusal may next force a renewal.
     cool_until: Timestamp,
-    /// How many refusals have been looked at.
+    /// How many refusals and orders have been looked at.
     refusals: u64,
+    orders: u64,
+    /// Whether an order is still being carried out.
+    ordered: bool,
     error: Option<Arc<TokenError>>,
     /// When the application may send again, if it may not now.
     opens_at: Option<Timestamp>,
@@ -99,11 +110,20 @@ struct Signals {
     /// How many refusals were reported, and the latest generation among them.
     refusals: AtomicU64,
     refused: AtomicU64,
+    /// How many renewals were ordered.
+    orders: AtomicU64,
     accepted: AtomicU64,
     /// Milliseconds by which the wall clock was set back.
     set_back: AtomicU64,
     /// The store may have something else than we believe.
     changed: AtomicBool,
+}
+
+/// How many refusals and orders a driver has looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    refusals: u64,
+    orders: u64,
 }
 
 /// A look at the view: there it is, there will be none, or look again.
@@ -130,12 +150,23 @@ impl Keeper {
             owner_id: None,
             endpoint_id: settings.endpoint_id.clone(),
         });
-        Self { settings, clock, slot, particulars, view, signals, post }
+        let renewals = Renewals::default();
+        Self { settings, clock, slot, particulars, view, signals, renewals, post }
     }
 
     /// The identity's name.
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// What it was made from.
+    pub fn settings(&self) -> &Arc<IdentitySettings> {
+        &self.settings
+    }
+
+    /// What came of its renewals so far.
+    pub const fn renewals(&self) -> &Renewals {
+        &self.renewals
     }
 
     /// Where to read the token, request by request.
@@ -196,6 +227,16 @@ impl Keeper {
         self.watch(|view, now| view.sight_after(generation, ours, now)).await
     }
 
+    /// Has the token renewed now, whether or not that is due, and waits for what comes of it.
+    ///
+    /// Budget, lease and penalty are obeyed; back-off and cool-down are not waited for. The error
+    /// says why there is no later token; the one there was may be good still.
+    pub async fn renew(&self) -> Result<(), Unavailable> {
+        let before = self.view.borrow().latest.map(|known| known.generation);
+        let ours = self.signals.orders.fetch_add(1, Ordering::Release) + 1;
+        self.watch(|view, now| view.sight_of_order(before, ours, now)).await
+    }
+
     /// Reports that a request with this generation was let in. Cheap, but once per generation and
     /// thread is enough.
     pub fn accepted(&self, generation: Generation) {
@@ -212,13 +253,15 @@ impl Keeper {
 
     /// How the identity is doing.
     pub fn status(&self) -> KeeperStatus {
-        let view = self.view.borrow();
+        let (view, now) = (self.view.borrow(), self.clock.now());
         KeeperStatus {
             state: view.standing,
-            usable: view.usable(self.clock.now()),
+            usable: view.usable(now),
             generation: view.latest.map(|known| known.generation),
+            issued_at: view.latest.map(|known| known.issued_at),
             expires_at: view.latest.map(|known| known.expires_at),
             refresh_expires_at: view.latest.and_then(|known| known.refresh.flatten()),
+            dying: view.lives_by.and_then(|life| life.dying(now)),
             waiting: self.signals.waiting.load(Ordering::Relaxed),
             last_error: view.error.clone(),
         }
@@ -329,8 +372,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Signals {
-    /// Everything reported since `seen`, and the number of refusals to remember as seen.
-    fn collect(&self, seen: u64) -> (Vec<Signal>, u64) {
+    /// Everything reported since `seen`, and what to remember as seen.
+    fn collect(&self, seen: Seen) -> (Vec<Signal>, Seen) {
         let mut signals = Vec::new();
         if self.changed.swap(false, Ordering::Relaxed) {
             signals.push(Signal::Changed);
@@ -341,14 +384,18 @@ impl Signals {
         }
         signals.push(Signal::Accepted(Generation::new(self.accepted.load(Ordering::Relaxed))));
         let refusals = self.refusals.load(Ordering::Acquire);
-        if refusals != seen {
+        if refusals != seen.refusals {
             let generation = Generation::new(self.refused.load(Ordering::Relaxed));
             signals.push(Signal::Refused(generation));
         }
         if self.waiting.load(Ordering::Relaxed) > 0 {
             signals.push(Signal::Wanted);
         }
-        (signals, refusals)
+        let orders = self.orders.load(Ordering::Acquire);
+        if orders != seen.orders {
+            signals.push(Signal::Ordered);
+        }
+        (signals, Seen { refusals, orders })
     }
 }
 
@@ -358,8 +405,11 @@ impl View {
             standing: Standing::Starting,
             offered: None,
             latest: None,
+            lives_by: None,
             cool_until: Timestamp::from_unix_millis(0),
             refusals: 0,
+            orders: 0,
+            ordered: false,
             error: None,
             opens_at: None,
         }
@@ -405,6 +455,16 @@ impl View {
         }
     }
 
+    /// What the `ours`th order, given while `before` was the latest, has come to.
+    fn sight_of_order(&self, before: Option<Generation>, ours: u64, now: Timestamp) -> Sight {
+        let latest = self.latest.map(|known| known.generation);
+        match () {
+            () if self.orders < ours || self.ordered => Sight::Later,
+            () if self.usable(now) && latest > before && self.error.is_none() => Sight::Usable,
+            () => Sight::Never(self.unavailable(now)),
+        }
+    }
+
     fn unavailable(&self, now: Timestamp) -> Unavailable {
         let (until, fallback) = match self.standing {
             Standing::Starting | Standing::Renewing => {
@@ -439,8 +499,11 @@ impl View {
         self.standing == other.standing
             && self.offered == other.offered
             && self.latest == other.latest
+            && self.lives_by == other.lives_by
             && self.cool_until == other.cool_until
             && self.refusals == other.refusals
+            && self.orders == other.orders
+            && self.ordered == other.ordered
             && self.opens_at == other.opens_at
             && error(self) == error(other)
     }

@@ -1,5 +1,6 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod admin;
 mod chromium;
 mod clients;
 mod commands;
@@ -48,6 +49,7 @@ mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
 mod selection;
+mod status;
 mod stopped;
 mod store_trouble;
 mod streaming;

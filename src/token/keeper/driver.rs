@@ -12,15 +12,15 @@ use tracing::{debug, info, warn};
 
 use super::renewal::{Obtained, Renewal, ended, newer};
 use super::retire::retire;
-use super::{Keeper, View};
+use super::{Keeper, Seen, View};
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::Outcome;
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
-use crate::settings::Credential;
 use crate::store::{Entry, Lease, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
 use crate::token::lifecycle::{
-    Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source, Standing,
+    Action, Event, Failure, Known, Lifecycle, Means, Notices, Pace, Signal, Source, Standing,
 };
 use crate::token::queue::{Held, Progress, Queue};
 use crate::token::slot::Bearer;
@@ -54,19 +54,18 @@ pub(in crate::token) struct Driver {
     /// The highest generation ever seen, other credentials' included.
     floor: Generation,
     published: Option<Known>,
-    refusals: u64,
+    seen: Seen,
+    notices: Notices,
     error: Option<Arc<TokenError>>,
 }
 
 impl Driver {
     pub(in crate::token) fn new(keeper: Arc<Keeper>, around: Surroundings, stays: bool) -> Self {
-        let means = match &keeper.settings.credential {
-            Credential::Login => Means::Login,
-            credential if credential.reopens() => Means::Reopens,
-            _ => Means::Once,
-        };
+        let means = Means::of(&keeper.settings.credential);
         let (fallback, pace) =
             (keeper.settings.fallback.is_some(), Pace::of(&keeper.settings.name));
+        // What a driver before this one has done is not done again.
+        let orders = keeper.view.borrow().orders;
         Self {
             provenance: Provenance::of(&keeper.settings),
             machine: Lifecycle::new(means, fallback, pace, around.clock.now()),
@@ -78,7 +77,8 @@ impl Driver {
             lease: None,
             floor: Generation::NONE,
             published: None,
-            refusals: 0,
+            seen: Seen { orders, ..Seen::default() },
+            notices: Notices::default(),
             error: None,
         }
     }
@@ -122,8 +122,8 @@ impl Driver {
 
     /// Passes on what was reported.
     fn heed_signals(&mut self) -> Heard {
-        let (signals, refusals) = self.keeper.signals.collect(self.refusals);
-        self.refusals = refusals;
+        let (signals, seen) = self.keeper.signals.collect(self.seen);
+        self.seen = seen;
         let (now, mut heard) = (self.now(), Heard::default());
         for signal in signals {
             if let Signal::ClockSetBack(by) = signal {
@@ -152,8 +152,11 @@ impl Driver {
             standing: self.machine.standing(now),
             offered,
             latest: self.machine.latest(),
+            lives_by: self.machine.lives_by(),
             cool_until: self.machine.cool_until(),
-            refusals: self.refusals,
+            refusals: self.seen.refusals,
+            orders: self.seen.orders,
+            ordered: self.machine.is_ordered(),
             error: self.error.clone(),
             opens_at: self.around.queue.opens_at(),
         };
@@ -164,8 +167,20 @@ impl Driver {
         });
     }
 
+    /// Says that the refresh token is about to die, and returns when there is more to say.
+    fn forewarn(&mut self) -> Option<Timestamp> {
+        let (life, now) = (self.machine.lives_by()?, self.now());
+        let dying = life.dying(now).filter(|dying| self.notices.is_news(dying));
+        if let Some(dying) = dying {
+            let identity = self.keeper.name();
+            warn!(identity, dies_in_s = dying.left.as_secs(), "{}", dying.of(identity));
+        }
+        life.next_notice(now)
+    }
+
     /// Waits; false if the process is about to end.
     async fn rest(&mut self, until: Option<Timestamp>) -> bool {
+        let until = until.into_iter().chain(self.forewarn()).min();
         let due = async {
             match until {
                 Some(until) => self.around.clock.sleep_until(until).await,
@@ -303,11 +318,13 @@ impl Driver {
     ) -> Event {
         match ended {
             Ok(Obtained::New(set)) => {
+                self.keeper.renewals.count(Outcome::Renewed);
                 self.tell_of_renewal(&set, source, begun);
                 self.retire_replaced(source);
                 Event::Obtained(self.keep(set))
             }
             Ok(Obtained::Newer(set)) => {
+                self.keeper.renewals.count(Outcome::Adopted);
                 let generation = set.generation.number();
                 info!(
                     identity = self.keeper.name(),
@@ -389,6 +406,7 @@ impl Driver {
         } else {
             let cause = std::error::Error::source(&error).map(chain);
             warn!(identity = name, cause, "{error}");
+            self.keeper.renewals.count(outcome(failure));
         }
         self.error = Some(Arc::new(error));
         Event::Failed(failure)
@@ -430,6 +448,20 @@ enum Wait<'q> {
     Pointless(Event),
     /// The process ends.
     Ending,
+}
+
+/// Under which head a failure is counted.
+const fn outcome(failure: Failure) -> Outcome {
+    match failure {
+        Failure::GrantRefused | Failure::ClientRefused | Failure::GrantNotAllowed => {
+            Outcome::Refused
+        }
+        Failure::Penalty(_) => Outcome::Penalty,
+        Failure::Unanswered => Outcome::Unanswered,
+        Failure::Unreachable => Outcome::Unreachable,
+        Failure::Store => Outcome::Store,
+        Failure::Unexpected | Failure::LeaseHeld => Outcome::Unexpected,
+    }
 }
 
 /// What a failure calls for.

@@ -3,6 +3,7 @@ use crate::oauth::endpoint::scripted::{Line, Script, granted, refused};
 
 mod clock;
 mod fallback;
+mod orders;
 mod stage;
 
 use stage::{FlakyStore, NOW, Process, jwt, process_of, refreshing, settle, stored};
