@@ -7,6 +7,7 @@
 //! writes when it goes on is refused by generation, in one step with the comparison. It refuses to
 //! follow links, to read what others could have written, and to write where others could.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
@@ -45,6 +46,9 @@ const PROBE_BYTES: usize = 64 * 1024;
 
 /// So many threads wait for the disk at once; a thousand identities would each take one.
 const PARALLEL: usize = 4;
+
+/// How many sessions are looked at in one piece.
+const SURVEYED_AT_ONCE: usize = 64;
 
 /// How often a lock is tried that another process has at the moment, and how long apart.
 const LOCK_TRIES: u32 = 800;
@@ -176,8 +180,17 @@ impl TokenStore for FileStore {
         self.on_disk(move |directory| directory.enrolment(&identity))
     }
 
+    /// In pieces: whoever needs the disk meanwhile does not wait for tens of thousands of files.
     fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
-        self.on_disk(Directory::survey)
+        Box::pin(async move {
+            let mut names = self.on_disk(Directory::names).await?.into_iter().peekable();
+            let mut lines = Vec::new();
+            while names.peek().is_some() {
+                let piece: Vec<String> = names.by_ref().take(SURVEYED_AT_ONCE).collect();
+                lines.extend(self.on_disk(move |directory| Ok(directory.survey(piece))).await?);
+            }
+            Ok(lines)
+        })
     }
 
     fn post<'a>(
@@ -466,12 +479,17 @@ impl Directory {
         Ok(SecretKey::parse(&new).expect("it is a key"))
     }
 
-    fn survey(&self) -> Result<Vec<Surveyed>, StoreError> {
-        let mut names = std::collections::BTreeSet::new();
+    /// Whose sessions and enrolments are here, in order.
+    fn names(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut names = BTreeSet::new();
         for entry in attempt("list", &self.path, fs::read_dir(&self.path))? {
             let entry = attempt("list", &self.path, entry)?;
             names.extend(identity_of(Path::new(&entry.file_name())));
         }
+        Ok(names)
+    }
+
+    fn survey(&self, names: Vec<String>) -> Vec<Surveyed> {
         let line = |identity: String| {
             let found = self.load(&identity).map(Entry::session);
             let session = found.unwrap_or_else(|error| {
@@ -483,7 +501,7 @@ impl Directory {
             Surveyed { identity, session, enrolled }
         };
         let lines = names.into_iter().map(line);
-        Ok(lines.filter(|line| line.enrolled || line.session.is_some()).collect())
+        lines.filter(|line| line.enrolled || line.session.is_some()).collect()
     }
 
     fn probe(&self, identity: &str) -> Result<(), StoreError> {

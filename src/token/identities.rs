@@ -23,7 +23,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::secret::SecretKey;
 use crate::settings::{ApplicationSettings, IdentitySettings};
-use crate::store::{Change, Enrolment, StoreError, TokenStore};
+use crate::store::{Change, Enrolment, StoreError, Surveyed, TokenStore};
 use crate::telemetry::chain;
 
 /// Which identity, as an index.
@@ -236,7 +236,7 @@ impl Identities {
                     let keeper = Arc::clone(&self.keepers[id.index()]);
                     let around = self.surroundings(&keeper, &ending);
                     let stays = id.index() < self.configured;
-                    drivers.spawn(Driver::new(keeper, around, stays).run());
+                    drivers.spawn(Box::new(Driver::new(keeper, around, stays)).run());
                 }
                 Some(ended) = drivers.join_next() => {
                     ended.expect("an identity's task does not panic");
@@ -403,15 +403,8 @@ impl Identities {
         loop {
             match self.store.survey().await {
                 Ok(found) => {
-                    let now = self.clock.now();
-                    for line in found {
-                        let due = line.session.and_then(|it| keep_alive_due(&line.identity, &it));
-                        if due.is_some_and(|due| due <= now + PATROL)
-                            && let Ok(Some(id)) = self.discover(&line.identity).await
-                        {
-                            self.keeper(id).hire();
-                        }
-                    }
+                    let (surveyed, hired) = (found.len(), self.hire_due(found).await);
+                    debug!(surveyed, hired, "the store was searched for sessions near their end");
                 }
                 Err(error) => {
                     let cause = chain(&error);
@@ -420,6 +413,21 @@ impl Identities {
             }
             self.clock.sleep(PATROL).await;
         }
+    }
+
+    /// Sees to it that those are driven that are due before the next look; says how many are.
+    async fn hire_due(&self, found: Vec<Surveyed>) -> usize {
+        let (now, mut hired) = (self.clock.now(), 0);
+        for line in found {
+            let due = line.session.and_then(|session| keep_alive_due(&line.identity, &session));
+            if due.is_some_and(|due| due <= now + PATROL)
+                && let Ok(Some(id)) = self.discover(&line.identity).await
+            {
+                self.keeper(id).hire();
+                hired += 1;
+            }
+        }
+        hired
     }
 
     /// Notices when the wall clock is set back, which no deadline would. It never returns.

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, watch};
 
 use super::identities::IdentityId;
 use super::lifecycle::{Dying, Known, Lost, RefreshLife, Signal, Standing};
@@ -22,9 +22,12 @@ use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
 use crate::store::Enrolment;
 
+mod board;
 pub(super) mod driver;
 mod renewal;
 mod retire;
+
+use board::Board;
 
 /// One identity's token. Its methods may be called from any thread and any runtime.
 #[derive(Debug)]
@@ -32,8 +35,9 @@ pub struct Keeper {
     settings: Arc<IdentitySettings>,
     clock: Clock,
     slot: TokenSlot,
-    particulars: Mutex<Particulars>,
-    view: watch::Sender<View>,
+    /// Only while a driver is at work: idle identities are to take little room.
+    particulars: Mutex<Option<Box<Particulars>>>,
+    view: Board,
     signals: Signals,
     renewals: Renewals,
     post: Post,
@@ -141,15 +145,11 @@ impl Keeper {
         id: IdentityId,
         agency: UnboundedSender<IdentityId>,
     ) -> Self {
-        let view = watch::Sender::new(View::starting());
+        let view = Board::new(View::starting());
         let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
         let post = Post { id, agency, taken, abolished };
         let (slot, signals) = (TokenSlot::default(), Signals::default());
-        let particulars = Mutex::new(Particulars {
-            scope: settings.scope.clone(),
-            owner_id: None,
-            endpoint_id: settings.endpoint_id.clone(),
-        });
+        let particulars = Mutex::default();
         let renewals = Renewals::default();
         Self { settings, clock, slot, particulars, view, signals, renewals, post }
     }
@@ -176,21 +176,22 @@ impl Keeper {
 
     /// What is known of its session besides the tokens; before the first one, what was asked for.
     pub fn particulars(&self) -> Particulars {
-        self.particulars.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let known = self.particulars.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_deref().cloned().unwrap_or_default();
+        Particulars {
+            scope: known.scope.or_else(|| self.settings.scope.clone()),
+            owner_id: known.owner_id,
+            endpoint_id: known.endpoint_id.or_else(|| self.settings.endpoint_id.clone()),
+        }
     }
 
-    fn set_particulars(&self, set: &TokenSet) {
-        let mut known = self.particulars.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = &mut *known;
-        for (known, said) in [
-            (&mut known.scope, &set.scope),
-            (&mut known.owner_id, &set.owner_id),
-            (&mut known.endpoint_id, &set.endpoint_id),
-        ] {
-            if said.is_some() {
-                known.clone_from(said);
-            }
-        }
+    fn set_particulars(&self, set: Option<&TokenSet>) {
+        let new = set.map(|set| Particulars {
+            scope: set.scope.clone(),
+            owner_id: set.owner_id.clone(),
+            endpoint_id: set.endpoint_id.clone(),
+        });
+        *self.particulars.lock().unwrap_or_else(PoisonError::into_inner) = new.map(Box::new);
     }
 
     /// Waits until a usable token is published, or says at once why none will come. It waits
@@ -207,9 +208,7 @@ impl Keeper {
 
     /// Returns once there is a usable token, without hurrying anybody to get one.
     pub async fn became_usable(&self) {
-        let mut view = self.view.subscribe();
-        let usable = view.wait_for(|view| view.usable(self.clock.now()));
-        drop(usable.await.expect("self holds the sender"));
+        self.view.until(|view| view.usable(self.clock.now()).then_some(())).await;
     }
 
     /// Reports that RingCentral refused the token of `generation`, and waits for a later one.
@@ -218,7 +217,7 @@ impl Keeper {
     /// terminal, or after a failed renewal, or within a penalty or cool-down.
     pub async fn rejected(&self, generation: Generation) -> Result<(), Unavailable> {
         let signals = &self.signals;
-        if self.view.borrow().has_after(generation, self.clock.now()) {
+        if self.view.look().has_after(generation, self.clock.now()) {
             return Ok(());
         }
         signals.refused.fetch_max(generation.number(), Ordering::Relaxed);
@@ -232,7 +231,7 @@ impl Keeper {
     /// Budget, lease and penalty are obeyed; back-off and cool-down are not waited for. The error
     /// says why there is no later token; the one there was may be good still.
     pub async fn renew(&self) -> Result<(), Unavailable> {
-        let before = self.view.borrow().latest.map(|known| known.generation);
+        let before = self.view.look().latest.map(|known| known.generation);
         let ours = self.signals.orders.fetch_add(1, Ordering::Release) + 1;
         self.watch(|view, now| view.sight_of_order(before, ours, now)).await
     }
@@ -248,12 +247,12 @@ impl Keeper {
 
     /// Why there is no usable token now, and when to ask again.
     pub fn unavailable(&self) -> Unavailable {
-        self.view.borrow().unavailable(self.clock.now())
+        self.view.look().unavailable(self.clock.now())
     }
 
     /// How the identity is doing.
     pub fn status(&self) -> KeeperStatus {
-        let (view, now) = (self.view.borrow(), self.clock.now());
+        let (view, now) = (self.view.look(), self.clock.now());
         KeeperStatus {
             state: view.standing,
             usable: view.usable(now),
@@ -277,7 +276,7 @@ impl Keeper {
     /// Tells the driver that another process has changed the stored session, to `generation` if
     /// that is known. What we have ourselves is no news.
     pub(super) fn changed(&self, generation: Option<Generation>) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if generation.is_none() || generation > latest {
             self.signals.changed.store(true, Ordering::Relaxed);
             self.signals.wake.notify_one();
@@ -286,7 +285,7 @@ impl Keeper {
 
     /// The store has a session of this generation; anything but ours is news.
     pub(super) fn compared(&self, stored: Generation) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if stored != latest.unwrap_or(Generation::NONE) {
             self.changed(None);
         }
@@ -308,6 +307,7 @@ impl Keeper {
 
     /// The driver is about to leave, because nobody needs it.
     fn leave(&self) {
+        self.set_particulars(None);
         self.post.taken.store(false, Ordering::Release);
         // Somebody may have come in the meantime, and taken the post for taken.
         if self.signals.waiting.load(Ordering::Acquire) > 0 {
@@ -338,20 +338,17 @@ impl Keeper {
     }
 
     async fn watch(&self, look: impl Fn(&View, Timestamp) -> Sight) -> Result<(), Unavailable> {
-        let mut view = self.view.subscribe();
         let _waiting = Waiting::of(&self.signals.waiting);
-        loop {
-            let sight = look(&view.borrow_and_update(), self.clock.now());
-            match sight {
-                Sight::Usable => return Ok(()),
-                Sight::Never(why) => return Err(why),
-                Sight::Later => {
-                    self.hire();
-                    self.signals.wake.notify_one();
-                }
+        let outcome = self.view.until(|view| match look(view, self.clock.now()) {
+            Sight::Usable => Some(Ok(())),
+            Sight::Never(why) => Some(Err(why)),
+            Sight::Later => {
+                self.hire();
+                self.signals.wake.notify_one();
+                None
             }
-            view.changed().await.expect("self holds the sender");
-        }
+        });
+        outcome.await
     }
 }
 

@@ -48,7 +48,7 @@ pub(in crate::token) struct Driver {
     /// The latest set, of the generation that the machine calls latest.
     set: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
-    unsaved: Option<TokenSet>,
+    unsaved: Option<Box<TokenSet>>,
     /// The lease that it keeps.
     lease: Option<Lease>,
     /// The highest generation ever seen, other credentials' included.
@@ -65,7 +65,7 @@ impl Driver {
         let (fallback, pace) =
             (keeper.settings.fallback.is_some(), Pace::of(&keeper.settings.name));
         // What a driver before this one has done is not done again.
-        let orders = keeper.view.borrow().orders;
+        let orders = keeper.view.look().orders;
         Self {
             provenance: Provenance::of(&keeper.settings),
             machine: Lifecycle::new(means, fallback, pace, around.clock.now()),
@@ -84,15 +84,18 @@ impl Driver {
     }
 
     /// Keeps the identity's token until the process is about to end.
-    pub(in crate::token) async fn run(mut self) {
+    ///
+    /// Boxed, because a future has room for what it is given and for what it moves that to.
+    pub(in crate::token) async fn run(mut self: Box<Self>) {
         let mut event = Event::Time;
         loop {
             self.heed_signals();
             let action = self.machine.step(event, self.now());
             self.publish();
             event = match action {
-                Action::Read => self.read().await,
-                Action::Renew(source) => match self.renew(source).await {
+                // Boxed: a driver rests nearly always, and tens of thousands may do so at a time.
+                Action::Read => Box::pin(self.read()).await,
+                Action::Renew(source) => match Box::pin(self.renew(source)).await {
                     Some(event) => event,
                     None => return,
                 },
@@ -142,8 +145,8 @@ impl Driver {
         let offered = self.machine.offered(now);
         if offered != self.published {
             let bearer = self.set.as_ref().filter(|_| offered.is_some()).and_then(Bearer::of);
-            if let Some(set) = &self.set {
-                self.keeper.set_particulars(set);
+            if self.set.is_some() {
+                self.keeper.set_particulars(self.set.as_ref());
             }
             self.keeper.slot.publish(bearer);
             self.published = offered;
@@ -160,11 +163,7 @@ impl Driver {
             error: self.error.clone(),
             opens_at: self.around.queue.opens_at(),
         };
-        self.keeper.view.send_if_modified(|seen| {
-            let changed = !seen.same(&view);
-            *seen = view;
-            changed
-        });
+        self.keeper.view.show(view);
     }
 
     /// Says that the refresh token is about to die, and returns when there is more to say.
@@ -178,9 +177,11 @@ impl Driver {
         life.next_notice(now)
     }
 
-    /// Waits; false if the process is about to end.
+    /// Waits; false if the process is about to end. Who does not stay looks up when its token ends,
+    /// to take it away and leave.
     async fn rest(&mut self, until: Option<Timestamp>) -> bool {
-        let until = until.into_iter().chain(self.forewarn()).min();
+        let lapses = self.published.filter(|_| !self.stays).map(|known| known.expires_at);
+        let until = until.into_iter().chain(self.forewarn()).chain(lapses).min();
         let due = async {
             match until {
                 Some(until) => self.around.clock.sleep_until(until).await,
@@ -293,7 +294,7 @@ impl Driver {
                 self.publish();
             }
         };
-        (self.unsaved, self.floor) = (renewal.unsaved, renewal.floor);
+        (self.unsaved, self.floor) = (renewal.unsaved.map(Box::new), renewal.floor);
         self.lease = renewal.lease;
         Some(self.conclude(ended, source, begun))
     }
@@ -304,7 +305,7 @@ impl Driver {
             settings: Arc::clone(&self.keeper.settings),
             provenance: self.provenance,
             latest: self.set.clone(),
-            unsaved: self.unsaved.take(),
+            unsaved: self.unsaved.take().map(|set| *set),
             lease: self.lease.take(),
             floor: self.floor,
         }

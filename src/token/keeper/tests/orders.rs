@@ -94,7 +94,7 @@ async fn a_driver_that_comes_later_does_not_carry_out_an_old_order() {
     let keeper = identities.keeper(identities.only().unwrap());
     keeper.renew().await.expect("a first token");
     assert_eq!(script.received().len(), 1, "the order is the renewal");
-    assert_eq!(keeper.view.borrow().orders, 1);
+    assert_eq!(keeper.view.look().orders, 1);
     running.abort();
 }
 
