@@ -3,6 +3,7 @@
 //! There is no flag for a secret, because every user of a machine can list arguments (threat 40).
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ mod demo;
 mod keygen;
 mod login;
 mod logout;
+mod run;
 mod sandbox;
 mod serve;
 mod status;
@@ -70,6 +72,11 @@ enum Command {
     /// Reads the configuration and every secret that it names, checks the whole, and prints what
     /// `serve` would do, without the secrets. Exits with 2 if `serve` would refuse it.
     Check(CheckFlags),
+    /// Run a command with a proxy of its own
+    ///
+    /// The command finds the proxy in `RC_SERVER_URL` and `RINGCENTRAL_SERVER_URL`, and stand-ins
+    /// where its secrets were. Signals are passed on to it, and its exit code is passed back.
+    Run(run::RunFlags),
     /// Show every identity: its state, when its tokens end, and what is left of the budget
     ///
     /// Reads the store, so no proxy has to run; what one knows that answers at `admin.listen` is
@@ -143,37 +150,40 @@ struct ConfigurationFlags {
 
 impl Cli {
     /// Runs the command; `serve` if none was named.
-    pub fn run(self, environment: Environment<'_>) -> Result<(), Failure> {
+    pub fn run(self, environment: Environment<'_>) -> Result<ExitCode, Failure> {
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(flags) => {
                 let (source, overrides) = flags.split();
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
-                serve::run(&settings, &warnings, &source)
+                serve::run(&settings, &warnings, &source)?;
             }
             Command::Check(CheckFlags { configuration, online }) => {
                 let (source, overrides) = configuration.split();
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
                 let mut out = io::stdout().lock();
                 check::run(&settings, &warnings, &mut out).map_err(Failure::Output)?;
-                match online {
-                    true if settings.identities.is_empty() => Err(SettingsError::NoIdentity.into()),
-                    true => check::online::run(&settings, &mut out),
-                    false => Ok(()),
+                if online {
+                    if settings.identities.is_empty() {
+                        return Err(SettingsError::NoIdentity.into());
+                    }
+                    check::online::run(&settings, &mut out)?;
                 }
             }
-            Command::Login(flags) => login::run(&flags, environment),
-            Command::Logout(flags) => logout::run(&flags, environment),
-            Command::Export(flags) => transfer::export(flags, environment),
-            Command::Import(flags) => transfer::import(&flags, environment),
-            Command::Demo(flags) => demo::run(&flags),
-            Command::Status(flags) => status::run(flags, environment),
-            Command::Token(flags) => token::run(flags, environment),
-            Command::Keygen => keygen::run(&mut io::stdout().lock()),
+            Command::Login(flags) => login::run(&flags, environment)?,
+            Command::Logout(flags) => logout::run(&flags, environment)?,
+            Command::Export(flags) => transfer::export(flags, environment)?,
+            Command::Import(flags) => transfer::import(&flags, environment)?,
+            Command::Demo(flags) => demo::run(&flags)?,
+            Command::Run(flags) => return run::run(flags, environment),
+            Command::Status(flags) => status::run(flags, environment)?,
+            Command::Token(flags) => token::run(flags, environment)?,
+            Command::Keygen => keygen::run(&mut io::stdout().lock())?,
             Command::Sandbox(args) => {
                 let until_asked = async { drop(serve::asked_to_end().await) };
-                Ok(serve::runtime()?.block_on(sandbox::run(args, until_asked))?)
+                serve::runtime()?.block_on(sandbox::run(args, until_asked))?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -308,6 +318,26 @@ pub enum Failure {
     /// The system gives no signals.
     #[error("signals cannot be listened for")]
     Signals(#[source] io::Error),
+    /// `run --identity` names nobody.
+    #[error("identity {name:?} is not configured: the names are {}", known.join(", "))]
+    UnknownIdentity {
+        /// Whom it names.
+        name: String,
+        /// Who there is.
+        known: Vec<String>,
+    },
+    /// The command of `run` cannot be started.
+    #[error("{command:?} cannot be run: check its name and PATH")]
+    Command {
+        /// Which.
+        command: OsString,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The command of `run` cannot be waited for.
+    #[error("the command's end cannot be waited for")]
+    Wait(#[source] io::Error),
     /// A second signal came while draining.
     #[error("ended while requests were in progress, because it was asked for twice")]
     Cut,
@@ -316,7 +346,8 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Key { .. } => REFUSED,
+            Self::Settings(_) | Self::Key { .. } | Self::UnknownIdentity { .. } => REFUSED,
+            Self::Command { source, .. } => run::code_of(source),
             _ => FAILED,
         }
     }
@@ -383,6 +414,8 @@ Examples:
   ringbearer check --config proxy.toml              what does this file mean, is it good?
   ringbearer check --config proxy.toml --online     … and does RingCentral agree?
   ringbearer --config proxy.toml --log debug        what is going on?
+  ringbearer run --config proxy.toml -- python app.py
+                                                    an app with a proxy of its own
   ringbearer status --config proxy.toml             how is every identity doing?
   ringbearer token sales --config proxy.toml        its access token, for a script
   RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
@@ -398,6 +431,7 @@ Exit codes:
   0  done
   1  failed while running
   2  the command line or the configuration is refused; the message says how to cure it
+  `run` gives the command's own, 127 if there is no such command, 126 if it cannot be run
 
 Secrets come from files, the environment or systemd credentials, never from the command line.";
 

@@ -30,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) application: BTreeMap<String, ApplicationConfig>,
     pub(crate) identity: BTreeMap<String, IdentityConfig>,
     pub(crate) client: BTreeMap<String, ClientConfig>,
+    pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
     pub(crate) admin: AdminConfig,
     pub(crate) log: LogConfig,
@@ -144,6 +145,21 @@ pub(crate) struct ClientConfig {
     pub(crate) key_sha256: Option<Vec<String>>,
     #[serde(deserialize_with = "texts")]
     pub(crate) identities: Option<Vec<String>>,
+    pub(crate) client_id: Option<String>,
+}
+
+/// `[facade]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct FacadeConfig {
+    pub(crate) mode: Option<String>,
+    pub(crate) keys: Option<Vec<SecretSource>>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) access_token_ttl: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) refresh_token_ttl: Option<Duration>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) redirect_uris: Option<Vec<String>>,
 }
 
 /// `[store]`
@@ -206,7 +222,8 @@ impl Config {
             [&it.jwt, &it.refresh_token, &it.authorization_code, &it.code_verifier, &it.password]
         });
         let store = &self.store;
-        let keys = store.encryption_keys.iter().flatten().chain(&store.redis);
+        let keys = store.encryption_keys.iter().chain(&self.facade.keys).flatten();
+        let keys = keys.chain(&store.redis);
         applications
             .chain(identities)
             .filter_map(Option::as_ref)

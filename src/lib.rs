@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! accept (a worker thread) → access::admit: may this pass → Found::has_looped
+//! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
@@ -32,7 +33,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `login`, `logout`, `export`, `import`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
@@ -59,6 +60,7 @@
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
+//! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |

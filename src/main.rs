@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Err(help_or_usage) => return cli::show(&help_or_usage),
     };
     match cli.run(&process_environment) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => cli::report(&failure),
     }
 }

@@ -8,8 +8,10 @@ pub mod access;
 pub mod body;
 pub mod error;
 mod exchange;
+pub mod facade;
 pub mod headers;
 pub mod links;
+mod login;
 mod outbound;
 mod public;
 mod record;
@@ -38,17 +40,21 @@ use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
 use crate::upstream::{Choice, Connector, SendError, Upstream};
+use access::Refusal as Barred;
 use body::{KeepLimit, Outgoing, Replayable};
 use error::ProxyError;
 use exchange::{Exchange, Route};
+use facade::Facade;
+use facade::pass::Pass;
 use headers::{Found, Injected};
 use links::LinkMap;
 use links::body::Rewritten;
+use login::Call;
 use public::Public;
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
 use routes::{Routes, Site};
-use selection::{API_KEY, Asked, Chosen, Selection};
+use selection::{API_KEY, Asked, Chosen, Denied, Selection};
 use upgrade::{Opener, Tunnels};
 
 /// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
@@ -74,8 +80,17 @@ pub struct Proxy {
     local: RefCell<Vec<Local>>,
     limits: Limits,
     names: Names,
-    selection: Arc<Selection>,
+    admission: Arc<Admission>,
     log_requests: bool,
+}
+
+/// Who gets in.
+#[derive(Debug)]
+pub struct Admission {
+    /// By what they show, and as whom they call.
+    pub selection: Selection,
+    /// What SDKs log in to.
+    pub facade: Facade,
 }
 
 /// One of RingCentral's hosts.
@@ -160,6 +175,10 @@ enum Prepared {
     Ready(Exchange, Generation),
     /// There is no token yet.
     Early(Option<Box<Early>>),
+    /// It is for the proxy itself.
+    Call(Option<Box<Call>>),
+    /// It shows a token of the facade's, whose key is not known yet.
+    Keyless(Option<Box<Request<Incoming>>>),
     /// It asks for a WebSocket.
     Socket(Option<Box<Socket>>),
     /// It may not pass after all.
@@ -188,6 +207,8 @@ enum Whose {
     Known(IdentityId),
     /// Somebody who may have been added since this process started.
     Stranger(String),
+    /// The same, by a token of the facade's, which is void if there is nobody of that name.
+    Sealed(String),
 }
 
 impl Proxy {
@@ -200,7 +221,7 @@ impl Proxy {
         timers: Timers,
         limits: Limits,
         names: Names,
-        selection: Arc<Selection>,
+        admission: Arc<Admission>,
         links: &Links,
         log_requests: bool,
     ) -> Self {
@@ -220,7 +241,7 @@ impl Proxy {
             local,
             limits,
             names,
-            selection,
+            admission,
             log_requests,
         }
     }
@@ -241,7 +262,16 @@ impl Proxy {
             Err(error) => Prepared::Refused(Some(error)),
         };
         async move {
+            if let Prepared::Keyless(request) = &mut prepared {
+                let request = request.take().expect("a future is run once");
+                prepared = Box::pin(self.prepare_with_key(*request, fixed, &mut record)).await;
+            }
             let answer = match &mut prepared {
+                Prepared::Call(call) => {
+                    let call = call.take().expect("a future is run once");
+                    Ok(Box::pin(self.answer_call(*call, &mut record)).await)
+                }
+                Prepared::Keyless(_) => Err(ProxyError::NoFacadeKey),
                 Prepared::Ready(exchange, generation) => {
                     self.relay(exchange, *generation, &mut record).await
                 }
@@ -287,16 +317,28 @@ impl Proxy {
     ) -> Result<Prepared, ProxyError> {
         let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
+        let shown = self.admission.facade.shown(&head.headers, &found).is_some();
+        if shown && self.admission.facade.keys().is_none() {
+            // As it came: it is looked at anew.
+            return Ok(Prepared::Keyless(Some(Box::new(Request::from_parts(head, content)))));
+        }
         let links = self.public.as_ref().and_then(|public| public.links(&head));
         let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
         let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
-        access::admit(&head.method, &head.uri, head.version, &head.headers, &found)
-            .map_err(ProxyError::Refused)?;
+        match access::admit(&head.method, &head.uri, head.version, &head.headers, &found) {
+            Ok(()) => {}
+            Err(Barred::TokenManagement(endpoint)) if self.admission.facade.answers(endpoint) => {
+                let call = Call { endpoint, head, content, found, fixed };
+                return Ok(Prepared::Call(Some(Box::new(call))));
+            }
+            Err(refusal) => return Err(ProxyError::Refused(refusal)),
+        }
         if found.has_looped(&head.headers, &self.names.pseudonym) {
             return Err(ProxyError::Loop);
         }
-        let identity = self.identity(&head, &found, fixed)?;
-        if self.selection.asks_for_key() {
+        let pass = if shown { self.pass(&head, &found)? } else { None };
+        let identity = self.identity(&head, &found, fixed, pass.as_ref())?;
+        if self.admission.selection.asks_for_key() {
             head.headers.remove(API_KEY);
         }
         if matches!(self.hosts[site.index()].towards, Towards::Sockets(_)) {
@@ -310,7 +352,7 @@ impl Proxy {
                 record.identified(self.identities.keeper(*id).name());
                 self.current_token(*id).map(|token| (*id, token))
             }
-            Whose::Stranger(_) => None,
+            Whose::Stranger(_) | Whose::Sealed(_) => None,
         };
         let early = Early { site, links, head, content, found, identity };
         Ok(match token {
@@ -319,6 +361,20 @@ impl Proxy {
             }
             None => Prepared::Early(Some(Box::new(early))),
         })
+    }
+
+    /// Once in the life of the process, and that only if a request with a token comes before a login.
+    async fn prepare_with_key(
+        &self,
+        request: Request<Incoming>,
+        fixed: Option<IdentityId>,
+        record: &mut Record,
+    ) -> Prepared {
+        let prepared = match self.facade_keys().await {
+            Ok(_) => self.prepare(request, fixed, record),
+            Err(error) => Err(error),
+        };
+        prepared.unwrap_or_else(|error| Prepared::Refused(Some(error)))
     }
 
     async fn relay(
@@ -354,10 +410,19 @@ impl Proxy {
         head: &Parts,
         found: &Found,
         fixed: Option<IdentityId>,
+        pass: Option<&Pass>,
     ) -> Result<Whose, ProxyError> {
         let fixed = fixed.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, uri: &head.uri, fields: &head.headers, found };
-        match self.selection.choose(asked).map_err(ProxyError::Denied)? {
+        let chosen = self.admission.selection.choose(asked, pass).map_err(ProxyError::Denied)?;
+        Ok(match self.whose(chosen)? {
+            Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
+            whose => whose,
+        })
+    }
+
+    fn whose(&self, chosen: Chosen<'_>) -> Result<Whose, ProxyError> {
+        match chosen {
             Chosen::Only => self.identities.only().map(Whose::Known).ok_or(ProxyError::NoIdentity),
             Chosen::Named(name) => {
                 let known = self.identities.find(&name);
@@ -370,13 +435,16 @@ impl Proxy {
     async fn known(&self, whose: &Whose, record: &mut Record) -> Result<IdentityId, ProxyError> {
         let name = match whose {
             Whose::Known(id) => return Ok(*id),
-            Whose::Stranger(name) => name,
+            Whose::Stranger(name) | Whose::Sealed(name) => name,
         };
         let found = self.timers.within(self.limits.token_wait, self.identities.discover(name));
         match found.await {
             Ok(Ok(Some(id))) => {
                 record.identified(self.identities.keeper(id).name());
                 Ok(id)
+            }
+            Ok(Ok(None)) if matches!(whose, Whose::Sealed(_)) => {
+                Err(ProxyError::Denied(Denied::PassVoid))
             }
             Ok(Ok(None)) => Err(ProxyError::UnknownIdentity(name.clone())),
             Ok(Err(_)) | Err(_) => Err(ProxyError::IdentityNotRead(name.clone())),

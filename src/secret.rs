@@ -5,6 +5,7 @@
 //! says where one is kept; [`Sources`] fetches it. There is no source "command line argument":
 //! every user of a machine can list those.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
+
+mod key;
+
+pub use key::{KEY_BYTES, NoKey, SecretKey};
 
 /// A piece of text that never reaches a log, an error or a response by accident.
 #[derive(Clone)]
@@ -61,6 +66,11 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub fn process_environment(name: &str) -> Option<String> {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads it")]
     std::env::var(name).ok()
+}
+
+/// All variables of this process, for a command that is to have some of them.
+pub fn process_variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
 }
 
 /// Fetches secrets, and remembers which of their files are open to everybody.

@@ -25,8 +25,9 @@ pub use tls::TlsFilesError;
 
 use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
+use crate::proxy::facade::Facade;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Limits, Links, Names};
+use crate::proxy::{Admission, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::{Identities, IdentityId};
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -73,10 +74,7 @@ impl Server {
             identities: Arc::clone(identities),
             limits: limits(&settings.proxy),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
-            selection: Arc::new(Selection::new(
-                &settings.clients,
-                settings.identities.iter().map(Arc::as_ref),
-            )),
+            admission: Arc::new(admission(settings)),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
@@ -143,6 +141,14 @@ fn entrances<'a>(
         let id = identities.find(&identity.name);
         identity.listen.iter().map(move |address| (*address, id))
     }))
+}
+
+fn admission(settings: &Settings) -> Admission {
+    let identities = settings.identities.iter().map(Arc::as_ref);
+    Admission {
+        selection: Selection::new(&settings.clients, identities),
+        facade: Facade::new(settings.facade.clone()),
+    }
 }
 
 fn limits(settings: &ProxySettings) -> Limits {

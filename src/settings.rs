@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
@@ -23,6 +23,7 @@ pub use crate::config::ConfigError;
 mod admin;
 mod client;
 mod error;
+mod facade;
 mod host;
 mod identity;
 mod load;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub identities: Vec<Arc<IdentitySettings>>,
     /// Who may call. Empty where whoever reaches a listener may.
     pub clients: Vec<ClientSettings>,
+    /// How the proxy answers the OAuth endpoints.
+    pub facade: FacadeSettings,
     /// Where token sets are kept.
     pub store: StoreSettings,
     /// Where the proxy is watched and operated, if anywhere.
@@ -181,6 +184,24 @@ pub struct ClientSettings {
     pub keys: Vec<KeyDigest>,
     /// As whom it may call.
     pub identities: Bound,
+    /// The client id that it has to log in with; without one it may use any.
+    pub client_id: Option<String>,
+}
+
+/// `[facade]`: the OAuth endpoints, answered by the proxy itself.
+#[derive(Clone, Debug)]
+pub struct FacadeSettings {
+    /// Whether they are answered, or refused.
+    pub answers: bool,
+    /// What the proxy's own tokens are sealed with: the first one seals, each of them opens. Empty
+    /// where a key of the store's is to be used.
+    pub keys: Vec<SecretKey>,
+    /// How long an access token of the proxy's own lives.
+    pub access_token_ttl: Duration,
+    /// How long a refresh token of the proxy's own lives.
+    pub refresh_token_ttl: Duration,
+    /// Where `authorize` may lead besides this machine.
+    pub redirect_uris: Vec<String>,
 }
 
 /// The identities that a client is bound to.

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::clock::Timestamp;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretKey};
 use crate::settings::{Credential, IdentitySettings};
 use crate::token::ledger::Ledger;
 use crate::token::{Generation, TokenSet};
@@ -96,6 +96,10 @@ pub trait TokenStore: Send + Sync {
         application: &'a str,
         change: &'a mut (dyn FnMut(&mut Ledger, Timestamp) + Send),
     ) -> StoreFuture<'a, ()>;
+
+    /// A key of that name, which all processes share: made by whoever asks first, the same for ever
+    /// after. A name is short and of lower-case letters.
+    fn shared_key<'a>(&'a self, name: &'a str) -> StoreFuture<'a, SecretKey>;
 
     /// The ledger of an application as it is, and the store's time.
     fn ledger<'a>(&'a self, application: &'a str) -> StoreFuture<'a, (Ledger, Timestamp)> {
@@ -317,6 +321,17 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(&self.identity).finish()
     }
+}
+
+/// What a shared key is sealed as. No identity has such a name.
+fn key_record(name: &str) -> String {
+    format!("{name}/key")
+}
+
+/// The shared key that is stored so.
+fn key_in(content: &[u8]) -> Option<SecretKey> {
+    let text = std::str::from_utf8(content).ok()?;
+    SecretKey::parse(&Secret::new(text)).ok()
 }
 
 /// Why the store did not do it.

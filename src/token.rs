@@ -116,6 +116,17 @@ pub struct TokenSet {
     pub endpoint_id: Option<String>,
 }
 
+/// What the token endpoint says of a session besides its tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Particulars {
+    /// The granted scope, space-separated.
+    pub scope: Option<String>,
+    /// The extension that owns the session.
+    pub owner_id: Option<String>,
+    /// The application instance.
+    pub endpoint_id: Option<String>,
+}
+
 /// A refresh token with its deadline.
 #[derive(Clone, Debug)]
 pub struct Refresh {

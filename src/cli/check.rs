@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use humantime::format_duration;
 
 use crate::settings::{
-    AdminSettings, ApplicationSettings, Credential, IdentitySettings, LogFormat, LogSettings,
-    ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
+    AdminSettings, ApplicationSettings, Credential, FacadeSettings, IdentitySettings, LogFormat,
+    LogSettings, ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -36,6 +36,7 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     for client in &settings.clients {
         writeln!(out, "client       {}: may call as {}", client.name, client.identities)?;
     }
+    facade(&settings.facade, out)?;
     let files = matches!(settings.store, StoreSettings::File { .. });
     writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
     if let Some(admin) = &settings.admin {
@@ -106,6 +107,25 @@ fn chosen_by(identity: &IdentitySettings, out: &mut impl Write) -> io::Result<()
     Ok(())
 }
 
+fn facade(facade: &FacadeSettings, out: &mut impl Write) -> io::Result<()> {
+    if !facade.answers {
+        return writeln!(out, "logins       are refused");
+    }
+    let access = format_duration(facade.access_token_ttl);
+    let refresh = format_duration(facade.refresh_token_ttl);
+    let key =
+        if facade.keys.is_empty() { "a key kept in the store" } else { "the configured keys" };
+    writeln!(
+        out,
+        "logins       are answered here: tokens live {access}, refresh tokens {refresh}"
+    )?;
+    writeln!(out, "             sealed with {key}")?;
+    for uri in &facade.redirect_uris {
+        writeln!(out, "             a browser may be sent to {uri}")?;
+    }
+    Ok(())
+}
+
 fn operated(admin: &AdminSettings, out: &mut impl Write) -> io::Result<()> {
     let changes = match admin.key {
         Some(_) => "changes with the key",
@@ -163,6 +183,8 @@ identity     sales: logs in to crm with a JWT
              requests for the host sales.test are its
 identity     support: logs in to crm with a refresh token, good once, then with a JWT when that session is lost
 client       bill: may call as sales, bot
+logins       are answered here: tokens live 1day, refresh tokens 7days
+             sealed with a key kept in the store
 store        files in /var/lib/ringbearer
 admin        http://127.0.0.1:9090, no changes: there is no admin.key_sha256
 log          text, filter \"info\", a line for each request

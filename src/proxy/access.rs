@@ -23,11 +23,26 @@ pub enum Refusal {
     /// The target is neither a path nor an absolute URI.
     Target,
     /// An endpoint that hands out or ends tokens.
-    TokenManagement,
+    TokenManagement(Endpoint),
     /// `/.ringbearer/…` with a name that no host has.
     UnknownHost,
     /// A host for WebSockets was asked for something else.
     WebSocketOnly,
+}
+
+/// The endpoints that hand out or end tokens, all under `/restapi/oauth/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `token`
+    Token,
+    /// `revoke`
+    Revoke,
+    /// `authorize`
+    Authorize,
+    /// `introspect`
+    Introspect,
+    /// `device_authorization`
+    DeviceAuthorization,
 }
 
 /// Judges the request line, `Host` and the framing.
@@ -52,14 +67,17 @@ pub fn admit(
     if !path.starts_with('/') && !is_asterisk {
         return Err(Refusal::Target);
     }
-    if manages_tokens(path) { Err(Refusal::TokenManagement) } else { Ok(()) }
+    match token_endpoint(path) {
+        Some(endpoint) => Err(Refusal::TokenManagement(endpoint)),
+        None => Ok(()),
+    }
 }
 
-/// Whether any reading of `path` leads to an endpoint that hands out or ends tokens.
+/// The endpoint that hands out or ends tokens to which any reading of `path` leads.
 ///
 /// Servers differ in how often they decode, whether they fold `\`, `//` and dot segments, and what
 /// they do with `;parameters`, so the path is judged after all of it.
-fn manages_tokens(path: &str) -> bool {
+fn token_endpoint(path: &str) -> Option<Endpoint> {
     let bytes = path.as_bytes();
     // One pass over a few dozen bytes: less than the set-up of a vectorised search.
     let suspicious = bytes.iter().enumerate().any(|(at, byte)| match byte {
@@ -67,17 +85,21 @@ fn manages_tokens(path: &str) -> bool {
         b'o' | b'O' => bytes[at..].get(..5).is_some_and(|s| s.eq_ignore_ascii_case(b"oauth")),
         _ => false,
     });
-    suspicious && is_token_endpoint(&canonical(path))
+    if suspicious { endpoint_at(&canonical(path)) } else { None }
 }
 
-fn is_token_endpoint(canonical: &str) -> bool {
-    let Some(rest) = canonical.strip_prefix("/restapi/") else { return false };
+fn endpoint_at(canonical: &str) -> Option<Endpoint> {
+    let rest = canonical.strip_prefix("/restapi/")?;
     // `/restapi/v1.0/oauth/…` is not documented, and not worth finding out about.
     let mut segments = rest.split('/').skip_while(|segment| *segment != "oauth").skip(1);
-    matches!(
-        segments.next(),
-        Some("token" | "revoke" | "authorize" | "introspect" | "device_authorization")
-    )
+    match segments.next()? {
+        "token" => Some(Endpoint::Token),
+        "revoke" => Some(Endpoint::Revoke),
+        "authorize" => Some(Endpoint::Authorize),
+        "introspect" => Some(Endpoint::Introspect),
+        "device_authorization" => Some(Endpoint::DeviceAuthorization),
+        _ => None,
+    }
 }
 
 /// The lower-case path after every kind of decoding and folding a server might do.
@@ -191,7 +213,21 @@ mod tests {
             "http://elsewhere.test/restapi/oauth/token",
         ] {
             let verdict = admitted(&Method::POST, target, &["localhost"]);
-            assert_eq!(verdict, Err(Refusal::TokenManagement), "{target}");
+            assert!(matches!(verdict, Err(Refusal::TokenManagement(_))), "{target}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn each_token_endpoint_is_told_from_the_others() {
+        for (target, endpoint) in [
+            ("/restapi/oauth/token", Endpoint::Token),
+            ("/restapi/OAuth/revoke/", Endpoint::Revoke),
+            ("/restapi/oauth/%61uthorize?x=token", Endpoint::Authorize),
+            ("/restapi/oauth//introspect/token", Endpoint::Introspect),
+            ("/restapi/oauth/device_authorization", Endpoint::DeviceAuthorization),
+        ] {
+            let verdict = admitted(&Method::POST, target, &["localhost"]);
+            assert_eq!(verdict, Err(Refusal::TokenManagement(endpoint)), "{target}");
         }
     }
 

@@ -13,6 +13,7 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::access::Refusal;
+use super::facade::Fault;
 use super::selection::Denied;
 use crate::telemetry::chain;
 use crate::token::keeper::Unavailable;
@@ -33,6 +34,12 @@ pub enum ProxyError {
     /// The caller is not known, or may not call as whom it names.
     #[error("{0}")]
     Denied(Denied),
+    /// A login is refused.
+    #[error("{0}")]
+    Login(Fault),
+    /// The facade cannot know its tokens.
+    #[error("the store cannot say what this proxy's tokens are sealed with: see the log")]
+    NoFacadeKey,
     /// No identity of that name.
     #[error("there is no identity \"{0}\": see X-Ringbearer-Identity and [identity.NAME]")]
     UnknownIdentity(String),
@@ -69,7 +76,7 @@ fn refusal_message(refusal: Refusal) -> &'static str {
         Refusal::Target => "the request target is not a path",
         Refusal::UnknownHost => "no host of that name is configured: see [host.NAME]",
         Refusal::WebSocketOnly => "this host takes WebSockets only: ask with Upgrade: websocket",
-        Refusal::TokenManagement => {
+        Refusal::TokenManagement(_) => {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
     }
@@ -82,7 +89,7 @@ impl ProxyError {
             Self::Refused(Refusal::Host) => (StatusCode::BAD_REQUEST, "RBR-101"),
             Self::Refused(Refusal::Target) => (StatusCode::BAD_REQUEST, "RBR-102"),
             Self::Refused(Refusal::Method) => (StatusCode::METHOD_NOT_ALLOWED, "RBR-103"),
-            Self::Refused(Refusal::TokenManagement) => (StatusCode::FORBIDDEN, "RBR-104"),
+            Self::Refused(Refusal::TokenManagement(_)) => (StatusCode::FORBIDDEN, "RBR-104"),
             Self::UnknownIdentity(_) => (StatusCode::FORBIDDEN, "RBR-105"),
             Self::NoIdentity => (StatusCode::BAD_REQUEST, "RBR-106"),
             Self::ClientBroke => (StatusCode::BAD_REQUEST, "RBR-107"),
@@ -92,11 +99,15 @@ impl ProxyError {
             Self::Denied(Denied::NotBound { .. }) => (StatusCode::FORBIDDEN, "RBR-111"),
             Self::Refused(Refusal::UnknownHost) => (StatusCode::NOT_FOUND, "RBR-112"),
             Self::Refused(Refusal::WebSocketOnly) => (StatusCode::UPGRADE_REQUIRED, "RBR-113"),
+            Self::Denied(Denied::PassExpired) => (StatusCode::UNAUTHORIZED, "RBR-119"),
+            Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-120"),
+            Self::Login(fault) => fault.status_and_code(),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
             }
             Self::NoToken { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RBR-201"),
             Self::IdentityNotRead(_) => (StatusCode::SERVICE_UNAVAILABLE, "RBR-203"),
+            Self::NoFacadeKey => (StatusCode::SERVICE_UNAVAILABLE, "RBR-204"),
             Self::Upstream(SendError::Connect(ConnectError::Timeout { .. })) => {
                 (StatusCode::GATEWAY_TIMEOUT, "RBR-301")
             }
@@ -111,22 +122,67 @@ impl ProxyError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { why, .. } => Some(why.retry_after.max(Duration::from_secs(1))),
-            Self::IdentityNotRead(_) | Self::Upstream(SendError::Connect(_)) => {
-                Some(Duration::from_secs(5))
-            }
+            Self::IdentityNotRead(_)
+            | Self::NoFacadeKey
+            | Self::Upstream(SendError::Connect(_)) => Some(Duration::from_secs(5)),
             _ => None,
+        }
+    }
+
+    /// The code for apps: RingCentral's own where they look for it.
+    fn error_code(&self) -> &'static str {
+        match self {
+            Self::Denied(Denied::PassExpired) => "TokenExpired",
+            Self::Denied(Denied::PassVoid) => "TokenInvalid",
+            _ => self.status_and_code().1,
+        }
+    }
+
+    /// `error` of RFC 6749 §5.2, for who logs in.
+    fn oauth_error(&self) -> &'static str {
+        match (self, self.status_and_code().0) {
+            (Self::Login(fault), _) => fault.error(),
+            (_, StatusCode::UNAUTHORIZED) => "invalid_client",
+            (_, StatusCode::FORBIDDEN) => "unauthorized_client",
+            (_, status) if status.is_server_error() => "temporarily_unavailable",
+            _ => "invalid_request",
+        }
+    }
+
+    fn challenge(&self) -> &'static str {
+        match self {
+            Self::Login(_) => "Basic realm=\"ringbearer\"",
+            Self::Denied(Denied::PassExpired | Denied::PassVoid) => {
+                "Bearer realm=\"ringbearer\", error=\"invalid_token\""
+            }
+            _ => "Bearer realm=\"ringbearer\"",
         }
     }
 
     /// The answer in RingCentral's shape.
     pub fn into_response(self) -> Response<Bytes> {
-        let (status, code) = self.status_and_code();
-        let message = self.to_string();
-        let content = serde_json::json!({
+        let (code, message) = (self.error_code(), self.to_string());
+        self.response(&serde_json::json!({
             "errorCode": code,
             "message": message,
             "errors": [{ "errorCode": code, "message": message }],
-        });
+        }))
+    }
+
+    /// The same for who logs in, with what RFC 6749 §5.2 wants besides.
+    pub fn into_oauth_response(self) -> Response<Bytes> {
+        let (code, message) = (self.error_code(), self.to_string());
+        self.response(&serde_json::json!({
+            "error": self.oauth_error(),
+            "error_description": message,
+            "errorCode": code,
+            "message": message,
+            "errors": [{ "errorCode": code, "message": message }],
+        }))
+    }
+
+    fn response(&self, content: &serde_json::Value) -> Response<Bytes> {
+        let (status, code) = self.status_and_code();
         let mut response = Response::new(Bytes::from(content.to_string()));
         *response.status_mut() = status;
         let fields = response.headers_mut();
@@ -140,16 +196,18 @@ impl ProxyError {
             );
         }
         if status == StatusCode::UNAUTHORIZED {
-            fields
-                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ringbearer\""));
+            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(self.challenge()));
         }
         if status == StatusCode::UPGRADE_REQUIRED {
             fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
             fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-            fields.insert(ALLOW, HeaderValue::from_static(METHODS));
+            let methods = match self {
+                Self::Login(Fault::Method(methods)) => methods,
+                _ => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+            };
+            fields.insert(ALLOW, HeaderValue::from_static(methods));
         }
         response
     }
@@ -158,15 +216,54 @@ impl ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::access::Endpoint;
 
     #[test]
     fn a_refusal_has_ringcentrals_shape_and_says_who_answered() {
-        let response = ProxyError::Refused(Refusal::TokenManagement).into_response();
+        let response =
+            ProxyError::Refused(Refusal::TokenManagement(Endpoint::Token)).into_response();
         assert_eq!(response.status(), 403);
         assert_eq!(response.headers()[ERROR_FIELD], "RBR-104");
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["errorCode"], "RBR-104");
         assert_eq!(body["message"], body["errors"][0]["message"]);
+    }
+
+    #[test]
+    fn who_logs_in_is_told_in_the_words_of_oauth_too() {
+        let response = ProxyError::Login(Fault::Client).into_oauth_response();
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], "Basic realm=\"ringbearer\"");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(
+            (&body["error"], &body["errorCode"]),
+            (&"invalid_client".into(), &"RBR-114".into())
+        );
+        assert_eq!(body["error_description"], body["message"]);
+        for (error, word) in [
+            (ProxyError::NoIdentity, "invalid_request"),
+            (ProxyError::NoFacadeKey, "temporarily_unavailable"),
+            (ProxyError::UnknownIdentity(String::new()), "unauthorized_client"),
+        ] {
+            assert_eq!(error.oauth_error(), word, "{error}");
+        }
+        let response = ProxyError::Login(Fault::Method("POST")).into_oauth_response();
+        assert_eq!(response.headers()[ALLOW], "POST");
+    }
+
+    #[test]
+    fn a_token_that_is_over_is_told_in_ringcentrals_words() {
+        let response = ProxyError::Denied(Denied::PassExpired).into_response();
+        let fields = response.headers();
+        assert_eq!(
+            (response.status(), &fields[ERROR_FIELD]),
+            (StatusCode::UNAUTHORIZED, &"RBR-119".parse().unwrap())
+        );
+        assert_eq!(
+            fields[WWW_AUTHENTICATE],
+            "Bearer realm=\"ringbearer\", error=\"invalid_token\""
+        );
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["errorCode"], "TokenExpired");
     }
 
     #[test]
@@ -189,9 +286,17 @@ mod tests {
             ProxyError::Refused(Refusal::Target),
             ProxyError::Refused(Refusal::TransferCoding),
             ProxyError::Refused(Refusal::Method),
-            ProxyError::Refused(Refusal::TokenManagement),
             ProxyError::Refused(Refusal::UnknownHost),
             ProxyError::Refused(Refusal::WebSocketOnly),
+            ProxyError::Refused(Refusal::TokenManagement(Endpoint::Token)),
+            ProxyError::Login(Fault::Client),
+            ProxyError::Login(Fault::Grant("")),
+            ProxyError::Login(Fault::GrantType),
+            ProxyError::Login(Fault::Method("POST")),
+            ProxyError::Login(Fault::RedirectUri),
+            ProxyError::NoFacadeKey,
+            ProxyError::Denied(Denied::PassExpired),
+            ProxyError::Denied(Denied::PassVoid),
             ProxyError::Denied(Denied::NoKey),
             ProxyError::Denied(Denied::UnknownKey),
             ProxyError::Denied(Denied::NotBound { who: String::new(), identity: String::new() }),

@@ -73,6 +73,8 @@ enum Kind {
     Identity,
     /// It is replaced here.
     Host,
+    /// It is replaced here, and may say who calls.
+    Authorization,
     /// It ends here, and says how the content was framed.
     Coding,
 }
@@ -88,6 +90,7 @@ pub struct Found {
     via: bool,
     identity: bool,
     host: bool,
+    authorization: bool,
     coding: bool,
 }
 
@@ -122,6 +125,11 @@ impl Found {
         self.coding && fields.get_all(TRANSFER_ENCODING).iter().any(is_odd)
     }
 
+    /// Whether the client sent a credential.
+    pub fn has_authorization(&self) -> bool {
+        self.authorization
+    }
+
     /// The identity that the client names.
     pub fn identity<'a>(&self, fields: &'a HeaderMap) -> Option<&'a HeaderValue> {
         if self.identity { fields.get(IDENTITY_FIELD) } else { None }
@@ -142,6 +150,10 @@ impl Found {
                 }
                 Kind::Host => {
                     found.host = true;
+                    continue;
+                }
+                Kind::Authorization => {
+                    found.authorization = true;
                     continue;
                 }
                 Kind::Coding => found.coding = true,
@@ -217,7 +229,7 @@ fn of_request(name: &str) -> Kind {
         Some(b'v') if name == "via" => Kind::Via,
         Some(b'x') if name == IDENTITY_FIELD => Kind::Identity,
         Some(b'h') if name == "host" => Kind::Host,
-        Some(b'a') if name == "authorization" => Kind::Ours,
+        Some(b'a') if name == "authorization" => Kind::Authorization,
         Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') => {
             hop_by_hop(name).unwrap_or_else(|| reserved(name))
         }

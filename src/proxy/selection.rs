@@ -1,10 +1,11 @@
 //! Who calls, and as which identity. PURE over what a request says and where it came in.
 //!
 //! Without clients in the configuration whoever reaches a listener may call. With them, a request
-//! shows a key: as Bearer, as the password of Basic, or in `X-Api-Key`. Then, in this order: the
-//! identity of the listener, which nothing a client sends can change; `X-Ringbearer-Identity`; the
-//! identity of the host; the client's usual one; the only one there is. Paths choose nothing,
-//! because several SDKs drop a path from their base URL.
+//! shows a key: as Bearer, as the password of Basic, or in `X-Api-Key`; or a token that the facade
+//! gave for one. Then, in this order: the identity of the listener, which nothing a client sends can
+//! change; `X-Ringbearer-Identity`; the identity that the token is for; that of the host; at a login,
+//! the one that the client id names; the client's usual one; the only one there is. Paths choose
+//! nothing, because several SDKs drop a path from their base URL.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Uri};
 use zeroize::Zeroizing;
 
+use super::facade::pass::Pass;
 use super::headers::Found;
 use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
@@ -42,6 +44,17 @@ pub struct Asked<'a> {
     pub found: &'a Found,
 }
 
+/// What else says as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint<'a> {
+    /// Nothing.
+    None,
+    /// A token of the facade's is for this identity and no other.
+    Sealed(&'a str),
+    /// A login would like this one, unless something else decides.
+    Wished(&'a str),
+}
+
 /// As whom a request is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chosen<'a> {
@@ -62,6 +75,12 @@ pub enum Denied {
     /// The key is nobody's.
     #[error("the client key is not known here: see [client.NAME] and `ringbearer keygen`")]
     UnknownKey,
+    /// The facade's token is over.
+    #[error("the access token is over: refresh it, or log in again, at this proxy")]
+    PassExpired,
+    /// The facade's token is none, or for somebody who may not call any more.
+    #[error("the access token is not good here, or not any more: log in again, at this proxy")]
+    PassVoid,
     /// The client, or the listener, is another identity's.
     #[error("{who} may not call as identity \"{identity}\"")]
     NotBound {
@@ -89,9 +108,59 @@ impl Selection {
         !self.clients.is_empty()
     }
 
-    /// As whom the request is to be sent.
-    pub fn choose<'a>(&'a self, asked: Asked<'a>) -> Result<Chosen<'a>, Denied> {
-        let client = if self.asks_for_key() { Some(self.client(asked.fields)?) } else { None };
+    /// As whom the request is to be sent. `pass` is the facade's token that it shows, if it does.
+    pub fn choose<'a>(
+        &'a self,
+        asked: Asked<'a>,
+        pass: Option<&'a Pass>,
+    ) -> Result<Chosen<'a>, Denied> {
+        if let Some(pass) = pass {
+            return self.choose_for(self.holder(pass)?, asked, Hint::Sealed(&pass.identity));
+        }
+        let client = if self.asks_for_key() {
+            let key = shown_key(asked.fields).ok_or(Denied::NoKey)?;
+            Some(self.client(&key).ok_or(Denied::UnknownKey)?)
+        } else {
+            None
+        };
+        self.choose_for(client, asked, Hint::None)
+    }
+
+    /// Whose pass it is, if they may still call as its identity; none where nobody shows a key.
+    pub fn holder(&self, pass: &Pass) -> Result<Option<&ClientSettings>, Denied> {
+        let client = match &pass.client {
+            None if !self.asks_for_key() => return Ok(None),
+            None => None,
+            Some(name) => self.clients.iter().find(|client| client.name == *name),
+        };
+        let client = client.filter(|client| client.identities.includes(&pass.identity));
+        client.map(Some).ok_or(Denied::PassVoid)
+    }
+
+    /// Who logs in with this id and this secret, or with the key that the fields show; `None` if
+    /// that is nobody. Where nobody shows a key, anybody may.
+    pub fn log_in(
+        &self,
+        fields: &HeaderMap,
+        client_id: Option<&str>,
+        secret: Option<&str>,
+    ) -> Option<Option<&ClientSettings>> {
+        if !self.asks_for_key() {
+            return Some(None);
+        }
+        let shown = secret.map(|secret| Zeroizing::new(secret.as_bytes().to_vec()));
+        let client = self.client(&shown_key(fields).or(shown)?)?;
+        let demanded = client.client_id.as_deref();
+        demanded.is_none_or(|demanded| client_id == Some(demanded)).then_some(Some(client))
+    }
+
+    /// As whom a client, or anybody, calls.
+    pub fn choose_for<'a>(
+        &'a self,
+        client: Option<&'a ClientSettings>,
+        asked: Asked<'a>,
+        hint: Hint<'a>,
+    ) -> Result<Chosen<'a>, Denied> {
         let named = asked.found.identity(asked.fields);
         let named = named.map(|name| String::from_utf8_lossy(name.as_bytes()));
         if let (Some(fixed), Some(name)) = (asked.fixed, &named)
@@ -100,7 +169,20 @@ impl Selection {
             let who = format!("whoever comes in where \"{fixed}\" listens");
             return Err(Denied::NotBound { who, identity: name.clone().into_owned() });
         }
-        let chosen = asked.fixed.map(Cow::Borrowed).or(named).or_else(|| self.of_host(asked));
+        let chosen = asked.fixed.map(Cow::Borrowed).or(named);
+        let chosen = match (hint, chosen) {
+            (Hint::Sealed(identity), Some(other)) if other != identity => {
+                let who = format!("the access token of \"{identity}\"");
+                return Err(Denied::NotBound { who, identity: other.into_owned() });
+            }
+            (Hint::Sealed(identity), _) => Some(Cow::Borrowed(identity)),
+            (_, chosen) => chosen.or_else(|| self.of_host(asked)),
+        };
+        let bound = client.map_or(&Bound::Any, |client| &client.identities);
+        let chosen = chosen.or(match hint {
+            Hint::Wished(identity) if bound.includes(identity) => Some(Cow::Borrowed(identity)),
+            _ => None,
+        });
         let Some(client) = client else { return Ok(chosen.map_or(Chosen::Only, Chosen::Named)) };
         match (chosen, &client.identities) {
             (None, Bound::Any) => Ok(Chosen::Only),
@@ -115,15 +197,13 @@ impl Selection {
         }
     }
 
-    fn client(&self, fields: &HeaderMap) -> Result<&ClientSettings, Denied> {
-        let key = shown_key(fields).ok_or(Denied::NoKey)?;
-        let shown = KeyDigest::of(&key);
+    fn client(&self, key: &[u8]) -> Option<&ClientSettings> {
+        let shown = KeyDigest::of(key);
         // All of them are compared, so that the time tells nothing.
-        let found = self.clients.iter().fold(None, |found, client| {
+        self.clients.iter().fold(None, |found, client| {
             let fits = client.keys.iter().fold(false, |fits, key| fits | key.matches(&shown));
             if fits { Some(client) } else { found }
-        });
-        found.ok_or(Denied::UnknownKey)
+        })
     }
 
     fn of_host<'a>(&'a self, asked: Asked<'a>) -> Option<Cow<'a, str>> {
@@ -178,7 +258,7 @@ mod tests {
 
     fn client(name: &str, keys: &[&str], identities: Bound) -> ClientSettings {
         let keys = keys.iter().map(|key| KeyDigest::of(key.as_bytes())).collect();
-        ClientSettings { name: name.into(), keys, identities }
+        ClientSettings { name: name.into(), keys, identities, client_id: None }
     }
 
     fn selection() -> Selection {
@@ -204,10 +284,19 @@ mod tests {
         }
         let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
         let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
-        selection.choose(asked).map(|chosen| match chosen {
+        selection.choose(asked, None).map(name)
+    }
+
+    fn name(chosen: Chosen<'_>) -> String {
+        match chosen {
             Chosen::Named(name) => name.into_owned(),
             Chosen::Only => "(only)".to_owned(),
-        })
+        }
+    }
+
+    fn pass(client: Option<&str>, identity: &str) -> Pass {
+        let expires_at = crate::clock::Timestamp::from_unix_millis(0);
+        Pass { client: client.map(Into::into), identity: identity.into(), expires_at }
     }
 
     fn open() -> Selection {
@@ -270,5 +359,83 @@ mod tests {
         assert!(matches!(by_host, Err(Denied::NotBound { .. })), "{by_host:?}");
         assert!(choose(&selection(), Some("hr"), &[billing]).is_err());
         assert_eq!(choose(&selection(), Some("support"), &[billing]), Ok("support".into()));
+    }
+
+    #[test]
+    fn a_token_of_the_facades_is_its_clients_for_its_identity_and_as_long_as_both_fit() {
+        let through =
+            |selection: &Selection, fixed, pass: &Pass, lines: &[(&'static str, &str)]| {
+                let mut fields = HeaderMap::new();
+                for (name, value) in lines {
+                    fields.append(*name, HeaderValue::from_str(value).unwrap());
+                }
+                let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
+                let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
+                selection.choose(asked, Some(pass)).map(name)
+            };
+        let billing = pass(Some("billing"), "support");
+        let (asking, field) = (selection(), "x-ringbearer-identity");
+        assert_eq!(through(&asking, None, &billing, &[]), Ok("support".into()));
+        let host = [("host", "hr.test:8080")];
+        assert_eq!(through(&asking, None, &billing, &host), Ok("support".into()), "not the host's");
+        assert_eq!(through(&asking, Some("support"), &billing, &[]), Ok("support".into()));
+        assert_eq!(through(&asking, None, &billing, &[(field, "support")]), Ok("support".into()));
+        for (fixed, lines) in [(Some("sales"), &[][..]), (None, &[(field, "sales")])] {
+            let denied = through(&asking, fixed, &billing, lines).unwrap_err().to_string();
+            assert_eq!(
+                denied,
+                "the access token of \"support\" may not call as identity \"sales\""
+            );
+        }
+        for (selection, pass) in [
+            (&asking, pass(Some("billing"), "hr")),
+            (&asking, pass(Some("gone"), "support")),
+            (&asking, pass(None, "support")),
+            (&open(), pass(Some("billing"), "support")),
+        ] {
+            assert_eq!(through(selection, None, &pass, &[]), Err(Denied::PassVoid), "{pass:?}");
+        }
+        assert_eq!(through(&open(), None, &pass(None, "hr"), &[]), Ok("hr".into()));
+    }
+
+    #[test]
+    fn a_login_shows_the_key_as_its_secret_and_the_id_if_one_is_demanded() {
+        let mut asking = selection();
+        asking.clients[1].client_id = Some("the-id".into());
+        let log_in = |id, secret, authorization: &str| {
+            let mut fields = HeaderMap::new();
+            if !authorization.is_empty() {
+                fields.insert(AUTHORIZATION, authorization.parse().unwrap());
+            }
+            asking.log_in(&fields, id, secret).map(|client| client.unwrap().name.clone())
+        };
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("junk:key-1"));
+        assert_eq!(log_in(Some("junk"), None, &basic), Some("billing".into()));
+        assert_eq!(log_in(Some("junk"), Some("key-1"), ""), Some("billing".into()));
+        assert_eq!(log_in(Some("the-id"), Some("key-3"), ""), Some("operator".into()));
+        assert_eq!(log_in(Some("operator"), Some("key-3"), ""), None);
+        assert_eq!(log_in(None, Some("key-3"), ""), None);
+        assert_eq!(log_in(Some("billing"), Some("key-9"), ""), None);
+        assert_eq!(log_in(Some("billing"), None, ""), None);
+        assert_eq!(open().log_in(&HeaderMap::new(), None, None).map(|it| it.is_none()), Some(true));
+    }
+
+    #[test]
+    fn a_login_gets_the_identity_it_wishes_where_nothing_else_decides() {
+        let asking = selection();
+        let chosen = |fixed, host: &'static str, client: Option<usize>, wished| {
+            let mut fields = HeaderMap::new();
+            fields.insert("host", HeaderValue::from_static(host));
+            let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
+            let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
+            let client = client.map(|index| &asking.clients[index]);
+            asking.choose_for(client, asked, Hint::Wished(wished)).map(name)
+        };
+        assert_eq!(chosen(None, "any", None, "hr"), Ok("hr".into()));
+        assert_eq!(chosen(None, "sales.test", None, "hr"), Ok("sales".into()));
+        assert_eq!(chosen(Some("sales"), "any", None, "hr"), Ok("sales".into()));
+        assert_eq!(chosen(None, "any", Some(0), "support"), Ok("support".into()));
+        assert_eq!(chosen(None, "any", Some(0), "hr"), Ok("sales".into()), "its usual one");
+        assert_eq!(chosen(None, "any", Some(1), "hr"), Ok("hr".into()));
     }
 }

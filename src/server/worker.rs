@@ -29,8 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
-use crate::proxy::selection::Selection;
-use crate::proxy::{Limits, Links, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::{Identities, IdentityId};
@@ -64,7 +63,7 @@ pub(super) struct Blueprint {
     pub(super) identities: Arc<Identities>,
     pub(super) limits: Limits,
     pub(super) names: Names,
-    pub(super) selection: Arc<Selection>,
+    pub(super) admission: Arc<Admission>,
     pub(super) links: Links,
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
@@ -120,7 +119,7 @@ impl Worker {
             timers.clone(),
             blueprint.limits,
             blueprint.names,
-            blueprint.selection,
+            blueprint.admission,
             &blueprint.links,
             blueprint.log_requests,
         );

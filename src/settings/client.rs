@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::identity::check_name;
+use super::resolve::non_empty;
 use super::{Bound, ClientSettings, IdentitySettings, SettingsError, Warning};
 use crate::config::ClientConfig;
 use crate::key::KeyDigest;
@@ -37,7 +38,12 @@ fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsEr
             cure: "it is the digest of the key that the client shows; `ringbearer keygen` makes both",
         });
     }
-    Ok(ClientSettings { name: name.to_owned(), keys, identities: bound(config.identities)? })
+    Ok(ClientSettings {
+        name: name.to_owned(),
+        keys,
+        identities: bound(config.identities)?,
+        client_id: non_empty("client_id", config.client_id)?,
+    })
 }
 
 fn bound(written: Option<Vec<String>>) -> Result<Bound, SettingsError> {

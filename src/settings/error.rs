@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
-use crate::secret::SecretError;
+use crate::secret::{NoKey, SecretError};
 use crate::store::seal::SealError;
 
 /// Why there are no [`Settings`](super::Settings). Each message names the thing and the cure, and
@@ -149,6 +149,14 @@ pub enum SettingsError {
     Forgetful { identity: String },
     #[error("store.encryption_keys: {0}")]
     EncryptionKey(SealError),
+    #[error("facade.mode must be \"answer\" or \"refuse\"")]
+    FacadeMode,
+    #[error("facade.keys: {0}")]
+    FacadeKey(NoKey),
+    #[error(
+        "facade.redirect_uris has {uri:?}: write whole URIs without #, such as \"https://app.example.com/callback\""
+    )]
+    RedirectUri { uri: String },
     #[error(
         "admin.listen {address} can be reached from other machines: listen on 127.0.0.1, or set \
          admin.allow_remote = true if the network keeps strangers out"

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::admin::admin;
 use super::client::clients;
+use super::facade::facade;
 use super::host::hosts;
 use super::identity::{Endpoints, applications, identities};
 use super::{
@@ -52,6 +53,7 @@ pub(super) fn settings(
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
+    let facade = facade(config.facade, &mut sources)?;
     if identities.is_empty() {
         warnings.push(Warning::NoIdentity);
     } else {
@@ -68,7 +70,7 @@ pub(super) fn settings(
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
     let settings =
-        Settings { proxy, upstream, applications, identities, clients, store, admin, log };
+        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
     Ok((settings, warnings))
 }
 

@@ -307,6 +307,19 @@ fn the_stores_keys_are_read_and_have_to_be_keys() {
 }
 
 #[test]
+fn the_facade_answers_unless_told_otherwise_with_the_keys_it_is_given() {
+    let facade = loaded(LEAST).facade;
+    assert!(facade.answers && facade.keys.is_empty());
+    let lifetimes = [facade.access_token_ttl, facade.refresh_token_ttl].map(|ttl| ttl.as_secs());
+    assert_eq!(lifetimes, [86_400, 604_800]);
+    let key = "A".repeat(43);
+    let lines = format!("{LEAST}[facade]\nmode = 'refuse'\nkeys = ['{key}', '{key}=']");
+    let facade = loaded(&lines).facade;
+    assert_eq!((facade.answers, facade.keys.len()), (false, 2));
+    assert!(!format!("{facade:?}").contains(&key));
+}
+
+#[test]
 fn nobody_listens_for_operators_unless_asked_to_and_strangers_are_warned_about() {
     assert!(loaded(LEAST).admin.is_none());
     assert!(loaded(&format!("{LEAST}[admin]\nallow_remote = true")).admin.is_none());

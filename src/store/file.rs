@@ -30,6 +30,7 @@ use super::{
     TokenStore, document,
 };
 use crate::clock::{Clock, Timestamp};
+use crate::secret::SecretKey;
 use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
@@ -49,11 +50,11 @@ const PARALLEL: usize = 4;
 /// How many sessions are looked at in one piece.
 const SURVEYED_AT_ONCE: usize = 64;
 
-/// How often a ledger is tried that another process has at the moment, and how long apart.
-const LEDGER_TRIES: u32 = 800;
-const LEDGER_PAUSE: Duration = Duration::from_millis(5);
-/// Nobody needs a ledger for so long.
-const LEDGER_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a lock is tried that another process has at the moment, and how long apart.
+const LOCK_TRIES: u32 = 800;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// Nobody needs a ledger or a key for so long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Token sets in the files of one directory.
 #[derive(Debug)]
@@ -97,17 +98,16 @@ impl FileStore {
         self.on_disk(move |_| locks.take(&path, patience)).await
     }
 
-    /// The ledger's lock, as soon as it is free; a process that was stopped with it in its hands
-    /// must not stop the others for ever.
-    async fn ledger_lock(&self, ledger: &Path) -> Result<Lock, StoreError> {
-        for _ in 0..LEDGER_TRIES {
-            let path = ledger.with_extension("ledger-lock");
-            if let Some(lock) = self.lock(path, LEDGER_PATIENCE).await? {
+    /// The lock of what is kept for a moment only, as soon as it is free; a process that was stopped
+    /// with it in its hands must not stop the others for ever.
+    async fn brief_lock(&self, path: PathBuf) -> Result<Lock, StoreError> {
+        for _ in 0..LOCK_TRIES {
+            if let Some(lock) = self.lock(path.clone(), LOCK_PATIENCE).await? {
                 return Ok(lock);
             }
-            Clock::system().sleep(LEDGER_PAUSE).await;
+            Clock::system().sleep(LOCK_PAUSE).await;
         }
-        attempt("lock", ledger, Err(io::ErrorKind::TimedOut.into()))
+        attempt("lock", &path, Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -200,7 +200,7 @@ impl TokenStore for FileStore {
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let path = self.directory.ledger(application);
-            let held = self.ledger_lock(&path).await?;
+            let held = self.brief_lock(path.with_extension("ledger-lock")).await?;
             let there = path.clone();
             let mut ledger = self.on_disk(move |_| read_ledger(&there)).await?;
             change(&mut ledger, self.clock.now());
@@ -214,6 +214,14 @@ impl TokenStore for FileStore {
                 write_ledger(&path, &ledger)
             })
             .await
+        })
+    }
+
+    fn shared_key<'a>(&'a self, name: &'a str) -> StoreFuture<'a, SecretKey> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let held = self.brief_lock(self.directory.path(&name, "key-lock")).await?;
+            self.on_disk(move |directory| directory.shared_key(&name, &held)).await
         })
     }
 
@@ -446,6 +454,29 @@ impl Directory {
             tracing::error!(identity, ?path, "damaged: add this identity again");
         }
         Ok(enrolment)
+    }
+
+    /// Under the lock, so that nobody makes another one meanwhile.
+    fn shared_key(&self, name: &str, held: &Lock) -> Result<SecretKey, StoreError> {
+        let (path, record) = (self.path(name, "key"), super::key_record(name));
+        if let Some(content) = self.read(&record, &path)? {
+            if let Some(key) = super::key_in(&content) {
+                return Ok(key);
+            }
+            tracing::error!(
+                ?path,
+                "damaged: a new key is made, and what the old one sealed is void"
+            );
+        }
+        let new = SecretKey::generate();
+        let sealed = self.seal.close(&record, new.expose().as_bytes());
+        let temporary = self.temporary(&format!("{name}.key"), &sealed)?;
+        // Whoever stood still for so long would replace a key that others seal with by now.
+        let lost = io::ErrorKind::TimedOut;
+        attempt("lock", &path, if held.is_ours() { Ok(()) } else { Err(lost.into()) })?;
+        attempt("rename", &temporary, fs::rename(&temporary, &path))?;
+        self.sync()?;
+        Ok(SecretKey::parse(&new).expect("it is a key"))
     }
 
     /// Whose sessions and enrolments are here, in order.

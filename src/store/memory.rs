@@ -11,6 +11,7 @@ use super::{
     TokenStore,
 };
 use crate::clock::{Clock, Timestamp};
+use crate::secret::SecretKey;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
@@ -26,6 +27,7 @@ struct Shelf {
     entries: BTreeMap<String, Entry>,
     enrolments: BTreeMap<String, Enrolment>,
     ledgers: BTreeMap<String, Ledger>,
+    keys: BTreeMap<String, SecretKey>,
     leased: HashSet<String>,
     watchers: Vec<UnboundedSender<Change>>,
 }
@@ -171,6 +173,13 @@ impl TokenStore for MemoryStore {
             change(self.shelf().ledgers.entry(application.to_owned()).or_default(), now);
             Ok(())
         })
+    }
+
+    fn shared_key<'a>(&'a self, name: &'a str) -> StoreFuture<'a, SecretKey> {
+        let new = || SecretKey::parse(&SecretKey::generate()).expect("it is a key");
+        Box::pin(
+            async move { Ok(self.shelf().keys.entry(name.to_owned()).or_insert_with(new).clone()) },
+        )
     }
 
     fn check(&self) -> StoreFuture<'_, ()> {

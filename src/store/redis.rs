@@ -22,6 +22,7 @@ use super::{
     TokenStore, document,
 };
 use crate::clock::Timestamp;
+use crate::secret::SecretKey;
 use crate::settings::RedisSettings;
 use crate::token::Generation;
 use crate::token::ledger::Ledger;
@@ -387,6 +388,24 @@ impl TokenStore for RedisStore {
                 action,
                 cure: "see who else uses its key",
                 source: "other processes change it all the time".into(),
+            })
+        })
+    }
+
+    fn shared_key<'a>(&'a self, name: &'a str) -> StoreFuture<'a, SecretKey> {
+        Box::pin(async move {
+            let (action, key) = ("keep a shared key", format!("{}key:{name}", self.prefix));
+            let record = super::key_record(name);
+            let new = SecretKey::generate();
+            let mut offer = redis::cmd("SET");
+            offer.arg(&key).arg(self.seal.close(&record, new.expose().as_bytes())).arg("NX");
+            self.run::<Option<String>>(action, &offer).await?;
+            let kept: Vec<u8> = self.run(action, redis::cmd("GET").arg(&key)).await?;
+            super::key_in(&self.seal.open(&record, &kept)?).ok_or_else(|| StoreError::Server {
+                address: self.address.clone(),
+                action,
+                cure: "delete it, and a new one is made",
+                source: format!("what is stored under {key:?} is damaged").into(),
             })
         })
     }

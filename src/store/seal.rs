@@ -6,7 +6,6 @@
 use std::fmt;
 
 use base64::Engine;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Prk, Salt};
@@ -16,10 +15,8 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use crate::secret::Secret;
+use crate::secret::{KEY_BYTES, Secret, SecretKey};
 
-/// The length of a key, in bytes.
-const KEY_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 const CONTEXT: &[u8] = b"ringbearer store v1";
 
@@ -33,7 +30,7 @@ pub struct Seal {
 struct Key {
     /// The start of its digest: names it in messages, and tells nothing about it.
     id: String,
-    bytes: Zeroizing<[u8; KEY_BYTES]>,
+    bytes: SecretKey,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,14 +120,8 @@ impl Seal {
 
 impl Key {
     fn parse(text: &Secret) -> Result<Self, SealError> {
-        // People leave the padding off.
-        const BASE64: GeneralPurpose = GeneralPurpose::new(
-            &base64::alphabet::STANDARD,
-            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-        );
-        let decoded = Zeroizing::new(BASE64.decode(text.expose().trim()).map_err(|_| SealError)?);
-        let bytes = Zeroizing::new(decoded.as_slice().try_into().map_err(|_| SealError)?);
-        Ok(Self { id: id(&bytes), bytes })
+        let bytes = SecretKey::parse(text).map_err(|_| SealError)?;
+        Ok(Self { id: id(bytes.expose()), bytes })
     }
 
     fn open(&self, name: &str, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
@@ -143,7 +134,7 @@ impl Key {
     }
 
     fn of_record(&self, name: &str, salt: &[u8]) -> LessSafeKey {
-        let secret: Prk = Salt::new(HKDF_SHA256, salt).extract(&*self.bytes);
+        let secret: Prk = Salt::new(HKDF_SHA256, salt).extract(self.bytes.expose());
         let info = [CONTEXT, name.as_bytes()];
         let derived = secret.expand(&info, &AES_256_GCM).expect("a key is short");
         LessSafeKey::new(UnboundKey::from(derived))

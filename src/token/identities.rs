@@ -21,6 +21,7 @@ use super::lifecycle::keep_alive_due;
 use super::queue::Queue;
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
+use crate::secret::SecretKey;
 use crate::settings::{ApplicationSettings, IdentitySettings};
 use crate::store::{Change, Enrolment, StoreError, Surveyed, TokenStore};
 use crate::telemetry::chain;
@@ -199,6 +200,11 @@ impl Identities {
         self.store.enrol(name, None).await?;
         self.drop_name(name);
         Ok(())
+    }
+
+    /// A key that all processes share through the store.
+    pub async fn shared_key(&self, name: &str) -> Result<SecretKey, StoreError> {
+        self.store.shared_key(name).await
     }
 
     /// Whether the store answers.

@@ -4,17 +4,17 @@
 //! The renewing itself happens elsewhere, in the identity's own `driver` task. A caller only
 //! leaves a mark and watches: a thousand callers cost one renewal, and one that goes away ends none.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Generation;
 use super::identities::IdentityId;
 use super::lifecycle::{Dying, Known, Lost, RefreshLife, Signal, Standing};
 use super::slot::TokenSlot;
+use super::{Generation, Particulars, TokenSet};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Renewals;
 use crate::oauth::TokenError;
@@ -35,6 +35,8 @@ pub struct Keeper {
     settings: Arc<IdentitySettings>,
     clock: Clock,
     slot: TokenSlot,
+    /// Only while a driver is at work: idle identities are to take little room.
+    particulars: Mutex<Option<Box<Particulars>>>,
     view: Board,
     signals: Signals,
     renewals: Renewals,
@@ -147,8 +149,9 @@ impl Keeper {
         let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
         let post = Post { id, agency, taken, abolished };
         let (slot, signals) = (TokenSlot::default(), Signals::default());
+        let particulars = Mutex::default();
         let renewals = Renewals::default();
-        Self { settings, clock, slot, view, signals, renewals, post }
+        Self { settings, clock, slot, particulars, view, signals, renewals, post }
     }
 
     /// The identity's name.
@@ -169,6 +172,26 @@ impl Keeper {
     /// Where to read the token, request by request.
     pub fn slot(&self) -> &TokenSlot {
         &self.slot
+    }
+
+    /// What is known of its session besides the tokens; before the first one, what was asked for.
+    pub fn particulars(&self) -> Particulars {
+        let known = self.particulars.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_deref().cloned().unwrap_or_default();
+        Particulars {
+            scope: known.scope.or_else(|| self.settings.scope.clone()),
+            owner_id: known.owner_id,
+            endpoint_id: known.endpoint_id.or_else(|| self.settings.endpoint_id.clone()),
+        }
+    }
+
+    fn set_particulars(&self, set: Option<&TokenSet>) {
+        let new = set.map(|set| Particulars {
+            scope: set.scope.clone(),
+            owner_id: set.owner_id.clone(),
+            endpoint_id: set.endpoint_id.clone(),
+        });
+        *self.particulars.lock().unwrap_or_else(PoisonError::into_inner) = new.map(Box::new);
     }
 
     /// Waits until a usable token is published, or says at once why none will come. It waits
@@ -284,6 +307,7 @@ impl Keeper {
 
     /// The driver is about to leave, because nobody needs it.
     fn leave(&self) {
+        self.set_particulars(None);
         self.post.taken.store(false, Ordering::Release);
         // Somebody may have come in the meantime, and taken the post for taken.
         if self.signals.waiting.load(Ordering::Acquire) > 0 {

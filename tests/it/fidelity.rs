@@ -260,7 +260,8 @@ async fn a_list_is_read_to_its_last_page_through_the_proxy() {
 
 #[tokio::test]
 async fn two_thousand_odd_targets_arrive_to_the_byte() {
-    let environment = Environment::new().await;
+    let identity = "jwt = \"sandbox-jwt\"\n[facade]\nmode = \"refuse\"".into();
+    let environment = Environment::with(Wishes { identity, ..Wishes::default() }).await;
     let mut wire = Wire::open(environment.address()).await;
     let mut random = fastrand::Rng::with_seed(7);
     let (mut passed, mut refused) = (0_u64, 0);

@@ -1,6 +1,6 @@
 //! What a client can do with the framing and routing of HTTP/1.1, and what it cannot.
 
-use crate::support::{ECHO, Environment};
+use crate::support::{ECHO, Environment, Wishes};
 use crate::wire::{Wire, get};
 
 const EXTENSION: &str = "/restapi/v1.0/account/~/extension/~";
@@ -38,7 +38,7 @@ async fn the_content_is_asked_for_before_it_is_sent() {
     let answer = wire.ask("hello").await;
     assert_eq!((answer.status, &answer.json()["bodyBytes"]), (200, &5.into()));
     assert_eq!(environment.control().log().pop().unwrap().field("expect"), None);
-    let refused = wire.ask(head("/restapi/oauth/token")).await;
+    let refused = wire.ask(head("/restapi/oauth/device_authorization")).await;
     assert_eq!(refused.error(), Some("RBR-104"), "nobody asks for what nobody will read");
 }
 
@@ -165,10 +165,23 @@ async fn a_request_that_comes_back_is_cut() {
 
 #[tokio::test]
 async fn no_spelling_of_a_token_endpoint_reaches_ringcentral_but_wstoken_does() {
-    let (environment, mut wire) = environment_and_wire().await;
+    for mode in ["refuse", "answer"] {
+        no_spelling_of_a_token_endpoint_reaches_ringcentral(mode).await;
+    }
+    let (_environment, mut wire) = environment_and_wire().await;
+    let request = "POST /restapi/oauth/wstoken HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    let answer = wire.ask(request).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.json()["ws_access_token"].is_string());
+}
+
+async fn no_spelling_of_a_token_endpoint_reaches_ringcentral(mode: &str) {
+    let identity = format!("jwt = \"sandbox-jwt\"\n[facade]\nmode = \"{mode}\"");
+    let environment = Environment::with(Wishes { identity, ..Wishes::default() }).await;
+    let mut wire = Wire::open(environment.address()).await;
     environment.control().wait_until(|counts| counts.token_answers == 1).await;
     let before = environment.control().counts().requests;
-    let mut refused = 0;
+    let mut answered = 0;
     for endpoint in ["token", "revoke", "authorize", "introspect", "device_authorization"] {
         let encoded = format!("%{:02x}{}", endpoint.as_bytes()[0], &endpoint[1..]);
         let upper = endpoint.to_uppercase();
@@ -191,17 +204,21 @@ async fn no_spelling_of_a_token_endpoint_reaches_ringcentral_but_wstoken_does() 
             for method in ["GET", "POST"] {
                 let answer =
                     wire.ask(format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-                assert_eq!((answer.status, answer.error()), (403, Some("RBR-104")), "{target}");
-                refused += 1;
+                let expected = match (mode, endpoint, method) {
+                    ("refuse", ..) | (_, "device_authorization", _) => (403, Some("RBR-104")),
+                    (_, "revoke", _) => (200, None),
+                    (_, "authorize", "GET") | (_, "token" | "introspect", "POST") => {
+                        (400, Some("RBR-116"))
+                    }
+                    _ => (405, Some("RBR-117")),
+                };
+                assert_eq!((answer.status, answer.error()), expected, "{mode} {method} {target}");
+                answered += 1;
             }
         }
     }
-    assert_eq!(refused, 140);
+    assert_eq!(answered, 140);
     assert_eq!(environment.control().counts().requests, before);
-    let request = "POST /restapi/oauth/wstoken HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
-    let answer = wire.ask(request).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.json()["ws_access_token"].is_string());
 }
 
 #[tokio::test]
@@ -290,7 +307,7 @@ async fn links_and_answers_of_the_proxy_itself_look_like_ringcentrals() {
     let (environment, mut wire) = environment_and_wire().await;
     let answer = wire.ask(get(&format!("{EXTENSION}/nothing/here"))).await;
     assert_eq!((answer.status, answer.error()), (404, None));
-    let ours = wire.ask(get("/restapi/oauth/token")).await;
+    let ours = wire.ask(get("/restapi/oauth/device_authorization")).await;
     let (theirs, ours) = (answer.json(), ours.json());
     let members =
         |body: &serde_json::Value| body.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

@@ -116,8 +116,8 @@ async fn a_client_gets_http2_or_http1_over_tls_as_it_asks() {
     assert_eq!(arrived.field("cookie"), Some("a=1; b=2"));
     assert_eq!(arrived.field("host"), Some(&environment.sandbox.url()[7..]));
     assert!(arrived.field("via").unwrap().starts_with("2 ringbearer-"));
-    let (status, refused) = ask(&mut h2, "POST", url("/restapi/oauth/revoke"), "").await;
-    assert_eq!((status, &refused["errorCode"]), (403, &"RBR-104".into()));
+    let (status, refused) = ask(&mut h2, "POST", url("/restapi/oauth/token"), "").await;
+    assert_eq!((status, &refused["errorCode"]), (400, &"RBR-116".into()));
     let io = certificate.connect(environment.address(), "http/1.1").await;
     assert_eq!(io.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(environment.control().counts().api_requests, 100);

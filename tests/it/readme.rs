@@ -8,7 +8,10 @@ use ringbearer::settings::{ConfigSource, Overrides, Settings};
 use ringbearer::telemetry::chain;
 
 const README: &str = include_str!("../../README.md");
-const ERRORS: &str = include_str!("../../src/proxy/error.rs");
+const ERRORS: &str = concat!(
+    include_str!("../../src/proxy/error.rs"),
+    include_str!("../../src/proxy/facade/fault.rs"),
+);
 const ADMIN_ERRORS: &str = include_str!("../../src/admin/error.rs");
 const REPLAY: &str = include_str!("../../src/proxy/replay.rs");
 

@@ -330,3 +330,18 @@ async fn identities_that_were_added_are_listed_with_the_sessions() {
     store.enrol("support", None).await.unwrap();
     assert!(store.enrolment("support").await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn all_who_ask_for_a_shared_key_get_the_same_one() {
+    let Some(server) = RedisServer::start().await else { return };
+    let stores: Vec<_> = (0..4).map(|_| open(&server)).collect();
+    let asked = stores.iter().map(|store| store.shared_key("facade"));
+    let keys = futures_util::future::try_join_all(asked).await.unwrap();
+    assert!(keys.iter().all(|key| key.expose() == keys[0].expose()));
+    server.run(&["SET", "test:key:facade", "torn"]).await;
+    let error = stores[0].shared_key("facade").await.unwrap_err();
+    let message = ringbearer::telemetry::chain(&error);
+    let complaint = "cannot keep a shared key: delete it, and a new one is made: what is stored under \
+                     \"test:key:facade\" is damaged";
+    assert!(message.ends_with(complaint), "{message}");
+}

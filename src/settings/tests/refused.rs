@@ -301,6 +301,27 @@ const APPENDED: &[(&str, &str)] = &[
         "[identity.bot]\nrefresh_token = 'canary'\n[store]\nmemory = true",
         "store.memory forgets sessions when the process ends, and identity \"bot\" has nothing that opens another: keep sessions in store.directory or store.redis, or give it a jwt",
     ),
+    ("[facade]\nmode = 'on'", "facade.mode must be \"answer\" or \"refuse\""),
+    (
+        "[facade]\nkeys = ['canary']",
+        "facade.keys: a key is 32 random bytes in base64, as `openssl rand -base64 32` prints them",
+    ),
+    (
+        "[facade]\nkeys = [{ env = 'UNSET' }]",
+        "facade.keys is to come from the environment variable UNSET, which is not set",
+    ),
+    (
+        "[facade]\naccess_token_ttl = '59s'",
+        "facade.access_token_ttl is 59s: it must be between 1m and 7days",
+    ),
+    (
+        "[facade]\nrefresh_token_ttl = '2years'",
+        "facade.refresh_token_ttl is 2years: it must be between 1m and 1year",
+    ),
+    (
+        "[facade]\nredirect_uris = 'callback'",
+        "facade.redirect_uris has \"callback\": write whole URIs without #, such as \"https://app.example.com/callback\"",
+    ),
     ("[store]\ndirectory = ''", "store.directory is empty: give it a value or remove it"),
     ("[log]\nformat = 'xml'", "log.format must be \"text\" or \"json\""),
     (

@@ -318,6 +318,38 @@ async fn the_check_finds_what_is_wrong_with_the_directory() {
 }
 
 #[tokio::test]
+async fn all_who_ask_for_a_shared_key_get_the_same_one() {
+    let bench = Bench::new();
+    let stores: Vec<_> = (0..8).map(|_| open(&bench.file(""))).collect();
+    let asked = stores.iter().map(|store| store.shared_key("facade"));
+    let keys = futures_util::future::try_join_all(asked).await.unwrap();
+    assert!(keys.iter().all(|key| key.expose() == keys[0].expose()));
+    let file = bench.file("facade.key");
+    assert_eq!(mode(&file), 0o600);
+    assert!(bench.store.survey().await.unwrap().is_empty(), "it is nobody's session");
+    let other = bench.store.shared_key("other").await.unwrap();
+    assert_ne!(other.expose(), keys[0].expose());
+    fs::write(&file, "torn").unwrap();
+    let new = bench.store.shared_key("facade").await.unwrap();
+    assert_ne!(new.expose(), keys[0].expose());
+    assert_eq!(open(&bench.file("")).shared_key("facade").await.unwrap().expose(), new.expose());
+}
+
+#[tokio::test]
+async fn a_sealed_shared_key_opens_with_the_key_that_sealed_it_and_shows_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("state");
+    let seal = |text: &str| Seal::new(&[crate::secret::Secret::new(text)]).unwrap();
+    let sealed = |seal| FileStore::open(&path, seal, Clock::manual(NOW)).unwrap();
+    let one = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let key = sealed(seal(one)).shared_key("facade").await.unwrap();
+    assert_eq!(sealed(seal(one)).shared_key("facade").await.unwrap().expose(), key.expose());
+    let kept = fs::read_to_string(path.join("facade.key")).unwrap();
+    assert!(kept.starts_with(r#"{"version":1,"sealed":"#), "{kept}");
+    assert!(open(&path).shared_key("facade").await.is_err(), "it is not replaced");
+}
+
+#[tokio::test]
 async fn of_two_who_hold_a_lease_one_after_the_other_the_late_one_overwrites_nothing() {
     let bench = Bench::new();
     bench.save(1, 0).await.unwrap();

@@ -145,6 +145,9 @@ impl Driver {
         let offered = self.machine.offered(now);
         if offered != self.published {
             let bearer = self.set.as_ref().filter(|_| offered.is_some()).and_then(Bearer::of);
+            if self.set.is_some() {
+                self.keeper.set_particulars(self.set.as_ref());
+            }
             self.keeper.slot.publish(bearer);
             self.published = offered;
         }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::scripted::{Line, Script};
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretKey};
 use crate::settings::{ApplicationSettings, Credential, IdentitySettings};
 use crate::store::{
     Change, Enrolment, Entry, Hold, Lease, Provenance, StoreError, StoreFuture, Stored, Surveyed,
@@ -131,6 +131,10 @@ impl TokenStore for FlakyStore {
             change(&mut Ledger::default(), NOW);
             Ok(())
         })
+    }
+
+    fn shared_key<'a>(&'a self, _: &'a str) -> StoreFuture<'a, SecretKey> {
+        unreachable!("nothing here seals")
     }
 
     fn check(&self) -> StoreFuture<'_, ()> {
