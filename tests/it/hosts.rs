@@ -56,8 +56,11 @@ async fn media_comes_with_the_token_from_its_own_host() {
     // A path that says another name reaches nobody.
     let stranger = environment.get("/.ringbearer/evil.test/restapi").await;
     assert_eq!(stranger.headers()["x-ringbearer-error"], "RBR-112");
-    let managed = environment.get("/.ringbearer/media/restapi/oauth/token").await;
-    assert_eq!(managed.status(), 403, "what is sent is what is judged");
+    let managed = environment.get("/.ringbearer/media/restapi/oauth/token?managed").await;
+    let code = &managed.headers()["x-ringbearer-error"];
+    assert_eq!((managed.status().as_u16(), code), (405, &"RBR-117".parse().unwrap()));
+    let arrived = environment.control().log().iter().any(|it| it.target.contains("?managed"));
+    assert!(!arrived, "what is sent is what is judged");
     environment.finish().await;
 }
 
