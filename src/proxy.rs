@@ -337,16 +337,20 @@ impl Proxy {
             return Err(ProxyError::Loop);
         }
         let pass = if shown { self.pass(&head, &found)? } else { None };
-        let identity = self.identity(&head, &found, fixed, pass.as_ref())?;
-        if self.admission.selection.asks_for_key() {
-            head.headers.remove(API_KEY);
-        }
         if matches!(self.hosts[site.index()].towards, Towards::Sockets(_)) {
+            // SDKs open a socket with its own token and nothing else. RingCentral gave it to somebody
+            // who was let in here, and lets nobody in without.
+            if !upgrade::has_token(&head.uri) {
+                self.identity(&head, &found, fixed, pass.as_ref())?;
+            }
             if !upgrade::is_websocket(&head) {
                 return Err(ProxyError::Refused(access::Refusal::WebSocketOnly));
             }
+            self.forget_key(&mut head);
             return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
         }
+        let identity = self.identity(&head, &found, fixed, pass.as_ref())?;
+        self.forget_key(&mut head);
         let token = match &identity {
             Whose::Known(id) => {
                 record.identified(self.identities.keeper(*id).name());
@@ -361,6 +365,13 @@ impl Proxy {
             }
             None => Prepared::Early(Some(Box::new(early))),
         })
+    }
+
+    /// A client's key goes no further.
+    fn forget_key(&self, head: &mut Parts) {
+        if self.admission.selection.asks_for_key() {
+            head.headers.remove(API_KEY);
+        }
     }
 
     /// Once in the life of the process, and that only if a request with a token comes before a login.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -108,6 +108,13 @@ pub fn is_websocket(head: &Parts) -> bool {
         && head.version == Version::HTTP_11
         && asks(CONNECTION, "upgrade")
         && asks(UPGRADE, "websocket")
+}
+
+/// Whether a target carries a token of the socket's own, as RingCentral's `wstoken` gives it.
+pub fn has_token(target: &Uri) -> bool {
+    let query = target.query().unwrap_or_default();
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.any(|(name, value)| name == "access_token" && !value.is_empty())
 }
 
 /// What a tunnel needs of its worker.
@@ -267,5 +274,22 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_the_sockets_own_stands_in_its_query() {
+        for target in ["/ws?access_token=x", "/ws?wsc=1&access_token=x", "/ws?acc%65ss_token=x"] {
+            assert!(has_token(&Uri::from_static(target)), "{target}");
+        }
+        for target in
+            ["/ws", "/ws?access_token=", "/ws?access_token", "/ws?token=x", "/access_token=x"]
+        {
+            assert!(!has_token(&Uri::from_static(target)), "{target}");
+        }
     }
 }

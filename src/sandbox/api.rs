@@ -48,7 +48,9 @@ impl Hosts {
     /// Links to where the caller came in, or to RingCentral itself.
     pub(super) fn new(base: &str, rules: &Rules) -> Self {
         if rules.own_links {
-            Self { platform: base.to_owned(), media: base.to_owned() }
+            let media = rules.media_host.as_ref().map(|host| with_host(base, host));
+            let platform = base.to_owned();
+            Self { media: media.unwrap_or_else(|| platform.clone()), platform }
         } else {
             Self { platform: PLATFORM.to_owned(), media: MEDIA.to_owned() }
         }
@@ -306,6 +308,17 @@ pub(super) fn invalid(name: &str) -> Reply {
     refusal(StatusCode::BAD_REQUEST, "CMN-101", &message)
 }
 
+/// An origin with another name for its host.
+fn with_host(origin: &str, host: &str) -> String {
+    let (scheme, authority) = origin.split_once("://").unwrap_or(("http", origin));
+    match authority.rsplit_once(':') {
+        Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{scheme}://{host}:{port}")
+        }
+        _ => format!("{scheme}://{host}"),
+    }
+}
+
 fn not_found(path: &str) -> Reply {
     let message = format!("Resource [{path}] is not found");
     refusal(StatusCode::NOT_FOUND, "CMN-101", &message)
@@ -329,3 +342,20 @@ const MEDIA: &str = "https://media.ringcentral.com";
 const BULK: &str = "application/vnd.ringcentral.multipart+json";
 /// Chooses an example of the operation by its number, and serves it as documented.
 const EXAMPLE: &str = "sandboxExample";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_may_be_on_a_host_of_its_own() {
+        let hosts = |base, host: Option<&str>| {
+            let rules = Rules { media_host: host.map(str::to_owned), ..Rules::default() };
+            Hosts::new(base, &rules).media
+        };
+        assert_eq!(hosts("http://127.0.0.1:81", None), "http://127.0.0.1:81");
+        assert_eq!(hosts("http://127.0.0.1:81", Some("media.test")), "http://media.test:81");
+        assert_eq!(hosts("https://rc.test", Some("media.test")), "https://media.test");
+        assert_eq!(hosts("http://[::1]:81", Some("localhost")), "http://localhost:81");
+    }
+}

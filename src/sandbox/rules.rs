@@ -69,6 +69,9 @@ pub struct Rules {
     pub media_size: u64,
     /// Whether absolute links lead back to the sandbox; else they keep RingCentral's hosts.
     pub own_links: bool,
+    /// The name of the host in links to media, which RingCentral keeps on one of their own; without,
+    /// the one that the caller used.
+    pub media_host: Option<String>,
     /// Whether a login shows a page on which the user agrees or does not, instead of agreeing at once.
     pub consent_page: bool,
     /// Whether a 401 or 429 is answered before the request's content has arrived.
@@ -145,6 +148,7 @@ impl Default for Rules {
             list_total: 95,
             media_size: 100_000,
             own_links: true,
+            media_host: None,
             consent_page: false,
             early_refusal: false,
             requests_per_connection: None,

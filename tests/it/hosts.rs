@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use ringbearer::sandbox::media_byte;
+use ringbearer::secret::KeyDigest;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,9 +16,14 @@ const RECORDING: &str = "/restapi/v1.0/account/~/recording/401/content";
 
 /// `media` and `ws` are the sandbox too, under another name than the platform's.
 async fn environment() -> Environment {
+    with("").await
+}
+
+async fn with(tables: &str) -> Environment {
     let hosts = "jwt = \"sandbox-jwt\"\n[host.media]\nurl = \"http://localhost:{port}\"\n\
                  [host.ws]\nurl = \"ws://localhost:{port}\"\n";
-    Environment::with(Wishes { identity: hosts.into(), ..Wishes::default() }).await
+    let identity = format!("{hosts}{tables}");
+    Environment::with(Wishes { identity, ..Wishes::default() }).await
 }
 
 async fn socket_token(environment: &Environment) -> String {
@@ -56,8 +62,11 @@ async fn media_comes_with_the_token_from_its_own_host() {
     // A path that says another name reaches nobody.
     let stranger = environment.get("/.ringbearer/evil.test/restapi").await;
     assert_eq!(stranger.headers()["x-ringbearer-error"], "RBR-112");
-    let managed = environment.get("/.ringbearer/media/restapi/oauth/token").await;
-    assert_eq!(managed.status(), 403, "what is sent is what is judged");
+    let managed = environment.get("/.ringbearer/media/restapi/oauth/token?managed").await;
+    let code = &managed.headers()["x-ringbearer-error"];
+    assert_eq!((managed.status().as_u16(), code), (405, &"RBR-117".parse().unwrap()));
+    let arrived = environment.control().log().iter().any(|it| it.target.contains("?managed"));
+    assert!(!arrived, "what is sent is what is judged");
     environment.finish().await;
 }
 
@@ -91,6 +100,32 @@ async fn a_refused_websocket_is_an_answer_and_no_tunnel() {
     assert_eq!(plain.status(), 426);
     assert_eq!(plain.headers()["x-ringbearer-error"], "RBR-113");
     assert_eq!(environment.control().counts().websockets, 0);
+    environment.finish().await;
+}
+
+#[tokio::test]
+async fn a_socket_with_a_token_of_its_own_needs_no_key_and_no_identity() {
+    let digest = KeyDigest::of(b"key-1");
+    let client = format!("[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"*\"\n");
+    let environment = with(&format!("[identity.other]\njwt = \"sandbox-jwt-2\"\n{client}")).await;
+    let ask = async |key: Option<&str>| {
+        let request = environment.client.post(environment.url(WSTOKEN));
+        let request = request.header("x-ringbearer-identity", "test");
+        let request = key.iter().fold(request, |request, key| request.header("x-api-key", *key));
+        request.send().await.unwrap()
+    };
+    assert_eq!(ask(None).await.headers()["x-ringbearer-error"], "RBR-109");
+    let granted = json(ask(Some("key-1")).await).await;
+    let token = granted["ws_access_token"].as_str().unwrap();
+    let mut socket = connect(&environment, token).await.unwrap();
+    assert!(text(&mut socket).await.contains(token), "the greeting");
+    for no_token in ["", "&more=1"] {
+        let Err(Error::Http(refused)) = connect(&environment, no_token).await else {
+            panic!("nobody knows who that is");
+        };
+        assert_eq!(refused.headers()["x-ringbearer-error"], "RBR-109");
+    }
+    assert_eq!(environment.control().counts().websockets, 1);
     environment.finish().await;
 }
 
