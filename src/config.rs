@@ -42,6 +42,10 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "addresses")]
     pub(crate) listen: Option<Vec<SocketAddr>>,
     pub(crate) allow_remote_clients: Option<bool>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) cors_origins: Option<Vec<String>>,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) h2c: Option<bool>,
     pub(crate) rewrite_links: Option<bool>,
@@ -92,6 +96,7 @@ pub(crate) struct UpstreamConfig {
 #[serde(default)]
 pub(crate) struct HostConfig {
     pub(crate) url: Option<String>,
+    pub(crate) rewrite_links: Option<bool>,
 }
 
 /// `[application.NAME]`
@@ -145,6 +150,7 @@ pub(crate) struct ClientConfig {
     #[serde(deserialize_with = "texts")]
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
+    pub(crate) rewrite_links: Option<bool>,
 }
 
 /// `[facade]`

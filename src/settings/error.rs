@@ -109,6 +109,13 @@ pub enum SettingsError {
         "hosts has {host:?}, which is no host name: write it like \"sales.example.com\" or \"localhost:8080\""
     )]
     HostName { host: String },
+    #[error(
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser \
+         does, such as \"https://app.example.com\"; there is no \"*\""
+    )]
+    CorsOrigin,
+    #[error("this name is taken: /.ringbearer/as/NAME/ leads to an identity")]
+    ReservedHost,
     #[error("identity {other:?} has the host {host:?} too: it can lead to one of them only")]
     SameHost { host: String, other: String },
     #[error(
@@ -222,6 +229,11 @@ pub enum Warning {
         "{address} speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]"
     )]
     PlainClients { address: SocketAddr },
+    #[error(
+        "proxy.hosts is \"*\": a web page may make a name of its own lead here, and then call as the \
+         identity (DNS rebinding): name the hosts that clients use"
+    )]
+    AnyHost,
     #[error("{key} {url} is plain http: tokens cross the network in clear text")]
     PlainHttp { key: &'static str, url: String },
     #[error(

@@ -1,5 +1,6 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod browsers;
 mod chromium;
 mod clients;
 mod commands;
@@ -26,6 +27,7 @@ mod login_site;
 mod main_path;
 mod malformed;
 mod outages;
+mod paths;
 mod process;
 mod processes;
 mod program;
