@@ -43,6 +43,10 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "addresses")]
     pub(crate) listen: Option<Vec<SocketAddr>>,
     pub(crate) allow_remote_clients: Option<bool>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) cors_origins: Option<Vec<String>>,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) h2c: Option<bool>,
     pub(crate) rewrite_links: Option<bool>,
@@ -93,6 +97,7 @@ pub(crate) struct UpstreamConfig {
 #[serde(default)]
 pub(crate) struct HostConfig {
     pub(crate) url: Option<String>,
+    pub(crate) rewrite_links: Option<bool>,
 }
 
 /// `[application.NAME]`
@@ -146,6 +151,7 @@ pub(crate) struct ClientConfig {
     #[serde(deserialize_with = "texts")]
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
+    pub(crate) rewrite_links: Option<bool>,
 }
 
 /// `[facade]`

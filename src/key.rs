@@ -3,7 +3,7 @@
 //! A configuration holds digests only, so that whoever reads it gets in nowhere. A key is 256 random
 //! bits, which nobody guesses: a plain SHA-256 of it is enough, where a password would need more.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -45,13 +45,12 @@ impl KeyDigest {
     pub fn is_of(&self, key: &str) -> bool {
         self.matches(&Self::of(key))
     }
+}
 
+impl fmt::Display for KeyDigest {
     /// The 64 hexadecimal digits.
-    pub fn to_hex(&self) -> String {
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
-            hex
-        })
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -76,8 +75,8 @@ mod tests {
     fn a_digest_is_the_one_that_sha256sum_prints_and_opens_to_its_key_only() {
         let hex = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683";
         let digest = KeyDigest::parse(hex).unwrap();
-        assert_eq!(KeyDigest::of("key").to_hex(), hex);
-        assert_eq!(KeyDigest::parse(&hex.to_uppercase()).unwrap().to_hex(), hex);
+        assert_eq!(KeyDigest::of("key").to_string(), hex);
+        assert_eq!(KeyDigest::parse(&hex.to_uppercase()).unwrap().to_string(), hex);
         assert!(digest.is_of("key"));
         for wrong in ["", "Key", "key ", hex] {
             assert!(!digest.is_of(wrong), "{wrong:?}");

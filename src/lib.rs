@@ -7,7 +7,8 @@
 //! # The life of a request
 //!
 //! ```text
-//! accept (a worker thread) → access::admit: may this pass → Found::has_looped
+//! accept (a worker thread) → hostnames, cors: by a known name, from no stranger's page
+//! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
@@ -59,7 +60,8 @@
 //! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
-//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
+//! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
+//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::upgrade`] | WebSocket tunnels |

@@ -9,7 +9,7 @@ use crate::key::{self, KeyDigest};
 /// Two lines: the key alone, so that `head -1` takes it, and the digest as the file wants it.
 pub(super) fn run(out: &mut impl Write) -> Result<(), Failure> {
     let key = key::generate().ok_or(Failure::Randomness)?;
-    let digest = KeyDigest::of(key.expose()).to_hex();
+    let digest = KeyDigest::of(key.expose()).to_string();
     writeln!(out, "{}\nkey_sha256 = \"{digest}\"", key.expose()).map_err(Failure::Output)
 }
 
@@ -23,6 +23,6 @@ mod tests {
         run(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         let [key, line] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
-        assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key).to_hex()));
+        assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key).to_string()));
     }
 }

@@ -118,6 +118,7 @@ fn let_in(settings: &mut Settings) -> Option<Secret> {
         keys: vec![KeyDigest::of(key.expose().as_bytes())],
         identities: Bound::Any,
         client_id: None,
+        rewrite_links: true,
     });
     Some(key)
 }

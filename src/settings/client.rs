@@ -43,6 +43,7 @@ fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsEr
         keys,
         identities: bound(config.identities)?,
         client_id: non_empty("client_id", config.client_id)?,
+        rewrite_links: config.rewrite_links.unwrap_or(true),
     })
 }
 

@@ -109,6 +109,13 @@ pub enum SettingsError {
         "hosts has {host:?}, which is no host name: write it like \"sales.example.com\" or \"localhost:8080\""
     )]
     HostName { host: String },
+    #[error(
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser \
+         does, such as \"https://app.example.com\"; there is no \"*\""
+    )]
+    CorsOrigin,
+    #[error("this name is taken: /.ringbearer/as/NAME/ leads to an identity")]
+    ReservedHost,
     #[error("identity {other:?} has the host {host:?} too: it can lead to one of them only")]
     SameHost { host: String, other: String },
     #[error("client {other:?} has the same key: give each its own, or nobody can tell them apart")]
@@ -233,6 +240,11 @@ pub enum Warning {
     PlainClients { address: SocketAddr },
     #[error("whoever reaches {address} sees the state of every identity (admin.allow_remote)")]
     RemoteAdmin { address: SocketAddr },
+    #[error(
+        "proxy.hosts is \"*\": a web page may make a name of its own lead here, and then call as the \
+         identity (DNS rebinding): name the hosts that clients use"
+    )]
+    AnyHost,
     #[error("{key} {url} is plain http: tokens cross the network in clear text")]
     PlainHttp { key: &'static str, url: String },
     #[error(

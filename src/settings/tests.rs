@@ -69,6 +69,20 @@ fn debug_output_of_settings_holds_no_secret() {
 }
 
 #[test]
+fn any_host_is_warned_of_where_anybody_may_call() {
+    let any = format!("{LEAST}[proxy]\nhosts = '*'\n");
+    let (settings, warnings) = load(&any).unwrap();
+    assert_eq!((settings.proxy.hosts, warnings), (HostNames::Any, vec![Warning::AnyHost]));
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let client = format!("[client.a]\nkey_sha256 = '{digest}'\nidentities = 'sales'\n");
+    assert_eq!(load(&(any + &client)).unwrap().1, [], "a page has no key");
+    let some = loaded(&format!("{LEAST}[proxy]\nhosts = ['A.test', 'b.test:81']\n"));
+    let names = ["a.test", "b.test:81"].map(str::to_owned).to_vec();
+    assert_eq!(some.proxy.hosts, HostNames::AndThese(names));
+    assert_eq!(loaded(LEAST).proxy.hosts, HostNames::Usual);
+}
+
+#[test]
 fn each_kind_of_credential_is_understood() {
     let credential = |lines: &str| {
         let settings = loaded(&LEAST.replace("jwt = \"canary-jwt\"", lines));

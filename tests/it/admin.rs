@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// `[identity.test]` with these lines, and an admin listener with a key.
 fn operated(identity: &str) -> Wishes {
-    let digest = KeyDigest::of(KEY).to_hex();
+    let digest = KeyDigest::of(KEY).to_string();
     let admin = format!("[admin]\nlisten = \"127.0.0.1:0\"\nkey_sha256 = \"{digest}\"");
     Wishes { identity: format!("{identity}\n{admin}"), ..Wishes::default() }
 }

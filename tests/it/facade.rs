@@ -31,7 +31,7 @@ async fn with_identities(tables: &str) -> Environment {
 /// `billing` is the client of `sales` and `test`, with `key-1`; `operator` is everybody's, with
 /// `key-2` and the client id `the-app`.
 async fn with_clients() -> Environment {
-    let [one, two] = ["key-1", "key-2"].map(|key| KeyDigest::of(key).to_hex());
+    let [one, two] = ["key-1", "key-2"].map(|key| KeyDigest::of(key).to_string());
     let clients = format!(
         "[client.billing]\nkey_sha256 = \"{one}\"\nidentities = [\"sales\", \"test\"]\n\
          [client.operator]\nkey_sha256 = \"{two}\"\nidentities = \"*\"\nclient_id = \"the-app\"\n"

@@ -1,8 +1,8 @@
 //! RingCentral's other hosts through the proxy: media, and WebSockets.
 
 use futures_util::{SinkExt, StreamExt};
+use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::media_byte;
-use ringbearer::secret::KeyDigest;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

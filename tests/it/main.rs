@@ -1,6 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+mod browsers;
 mod chromium;
 mod clients;
 mod commands;
@@ -27,6 +28,7 @@ mod login_site;
 mod main_path;
 mod malformed;
 mod outages;
+mod paths;
 mod process;
 mod processes;
 mod program;

@@ -162,7 +162,7 @@ async fn where_clients_show_a_key_the_command_has_one() {
         return;
     }
     let (sandbox, home) = (sandbox().await, TempDir::new().unwrap());
-    let digest = KeyDigest::of("key-1").to_hex();
+    let digest = KeyDigest::of("key-1").to_string();
     let client = format!("[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"sales\"\n");
     let file = configuration(&sandbox, home.path(), &client);
     let mut command = bare(home.path(), &["--config", &file, "--identity", "hr"]);

@@ -16,7 +16,7 @@ async fn environment(clients: &str) -> Environment {
 }
 
 fn client_table(name: &str, key: &str, identities: &str) -> String {
-    let digest = KeyDigest::of(key).to_hex();
+    let digest = KeyDigest::of(key).to_string();
     format!("[client.{name}]\nkey_sha256 = \"{digest}\"\nidentities = {identities}\n")
 }
 

@@ -26,6 +26,22 @@ const APPENDED: &[(&str, &str)] = &[
         "host \"media\": url has another scheme than https or http",
     ),
     (
+        "[host.as]\nurl = 'https://media.test'",
+        "host \"as\": this name is taken: /.ringbearer/as/NAME/ leads to an identity",
+    ),
+    (
+        "[proxy]\nhosts = ['a.test', 'a b']",
+        "hosts has \"a b\", which is no host name: write it like \"sales.example.com\" or \"localhost:8080\"",
+    ),
+    (
+        "[proxy]\ncors_origins = '*'",
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser does, such as \"https://app.example.com\"; there is no \"*\"",
+    ),
+    (
+        "[proxy]\ncors_origins = ['https://app.test', 'https://app.test/page']",
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser does, such as \"https://app.example.com\"; there is no \"*\"",
+    ),
+    (
         "[host.ws]\nurl = 'ws://ws.test'",
         "host \"ws\": url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
     ),
