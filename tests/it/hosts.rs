@@ -64,7 +64,7 @@ async fn media_comes_with_the_token_from_its_own_host() {
     assert_eq!(stranger.headers()["x-ringbearer-error"], "RBR-112");
     let managed = environment.get("/.ringbearer/media/restapi/oauth/token?managed").await;
     let code = &managed.headers()["x-ringbearer-error"];
-    assert_eq!((managed.status().as_u16(), code), (405, &"RBR-117".parse().unwrap()));
+    assert_eq!((managed.status().as_u16(), code), (403, &"RBR-104".parse().unwrap()));
     let arrived = environment.control().log().iter().any(|it| it.target.contains("?managed"));
     assert!(!arrived, "what is sent is what is judged");
     environment.finish().await;

@@ -51,7 +51,8 @@ async fn one_disliked_operation_starts_four_renewals_in_five_minutes_and_harms_n
 
 #[tokio::test]
 async fn when_everything_is_refused_tokens_are_requested_ever_more_slowly() {
-    let upstream = PATIENT.into();
+    // Hours pass by this clock while the answers travel by the machine's.
+    let upstream = "connect_timeout = \"5m\"\nresponse_timeout = \"1h\"\n".into();
     let environment = Environment::with(Wishes { upstream, ..Wishes::default() }).await;
     let control = environment.control();
     control.inject(Fault::always(Place::Api, FaultKind::Unauthorized { code: None }));
