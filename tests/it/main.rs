@@ -3,6 +3,7 @@
 mod chromium;
 mod clients;
 mod commands;
+mod conformance;
 mod connections;
 mod crash;
 mod detour;
@@ -47,12 +48,14 @@ mod sandbox_faults;
 mod sandbox_oauth;
 mod sandbox_support;
 mod sandbox_wire;
+mod script;
 mod selection;
 mod stopped;
 mod store_trouble;
 mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
+mod tap;
 mod token_errors;
 mod tokens;
 mod transfer;
