@@ -1,10 +1,17 @@
-//! Field rewriting of a realistic request and answer; for scale, what it costs to clone such a map.
+//! Field rewriting of a realistic request and answer; for scale, what it costs to clone such a map. And
+//! the look for a token of the facade's, which every request gets.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use ringbearer::clock::Timestamp;
+use ringbearer::proxy::facade::Facade;
+use ringbearer::proxy::facade::pass::{Kind, Pass};
 use ringbearer::proxy::headers::{Found, Injected, to_client, to_upstream};
+use ringbearer::secret::SecretKey;
+use ringbearer::settings::FacadeSettings;
 
 /// What Python's `requests` sends through an app that has its own junk credential.
 const REQUEST: [(&str, &str); 9] = [
@@ -76,5 +83,54 @@ fn rewriting(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, rewriting);
+/// What a request costs that may show a token of the facade's.
+fn facade_token(c: &mut Criterion) {
+    let keys = [SecretKey::parse(&SecretKey::generate()).expect("it is a key")];
+    let facade = Facade::new(FacadeSettings {
+        answers: true,
+        keys: keys.to_vec(),
+        access_token_ttl: Duration::from_secs(86_400),
+        refresh_token_ttl: Duration::from_secs(604_800),
+        redirect_uris: Vec::new(),
+    });
+    let keys = facade.keys().expect("one is configured");
+    let pass = Pass {
+        client: Some("billing".to_owned()),
+        identity: "sales".to_owned(),
+        expires_at: Timestamp::from_unix_millis(0),
+    };
+    let token = keys.issue(Kind::Access, &pass);
+    let with = |bearer: &str| {
+        let mut map = fields(&REQUEST);
+        map.insert("authorization", format!("Bearer {bearer}").parse().expect("visible"));
+        map
+    };
+    let (none, junk, ours) = (fields(&REQUEST[..5]), with("undefined"), with(token.expose()));
+
+    let mut group = c.benchmark_group("facade");
+    group.throughput(Throughput::Elements(1));
+    for (name, map, is_shown) in
+        [("no credential", &none, false), ("another credential", &junk, false)]
+    {
+        let found = Found::in_request(map);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let shown = facade.shown(black_box(map), &found);
+                assert_eq!(shown.is_some(), is_shown);
+            });
+        });
+    }
+    let found = Found::in_request(&ours);
+    group.bench_function("a token of its own", |b| {
+        b.iter(|| {
+            let shown = facade.shown(black_box(&ours), &found).expect("it is there");
+            let read = keys.read(Kind::Access, shown);
+            assert_eq!(read.as_ref(), Some(&pass));
+            read
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, rewriting, facade_token);
 criterion_main!(benches);

@@ -8,11 +8,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::login::LoginError;
 use crate::login::transfer::TransferError;
+use crate::oauth::TokenError;
 use crate::sandbox::SandboxError;
 use crate::secret::{Environment, Secret, SecretSource, Sources};
 use crate::service::StartError;
@@ -23,11 +26,14 @@ use crate::telemetry;
 
 mod check;
 mod demo;
+mod keygen;
 mod login;
 mod logout;
 mod run;
 mod sandbox;
 mod serve;
+mod status;
+mod token;
 mod transfer;
 
 /// What was written on the command line.
@@ -71,6 +77,15 @@ enum Command {
     /// The command finds the proxy in `RC_SERVER_URL` and `RINGCENTRAL_SERVER_URL`, and stand-ins
     /// where its secrets were. Signals are passed on to it, and its exit code is passed back.
     Run(run::RunFlags),
+    /// Show every identity: its state, when its tokens end, and what is left of the budget
+    ///
+    /// Reads the store, so no proxy has to run; what one knows that answers at `admin.listen` is
+    /// merged in. Exits with 1 if an identity needs somebody.
+    Status(status::StatusFlags),
+    /// Print an identity's access token, for scripts; it is good for a minute at least
+    Token(token::TokenFlags),
+    /// Print a new random key and its digest for `key_sha256`
+    Keygen,
     /// Run the stand-in for RingCentral alone, to test apps against
     Sandbox(sandbox::SandboxArgs),
 }
@@ -160,6 +175,9 @@ impl Cli {
             Command::Import(flags) => transfer::import(&flags, environment)?,
             Command::Demo(flags) => demo::run(&flags)?,
             Command::Run(flags) => return run::run(flags, environment),
+            Command::Status(flags) => status::run(flags, environment)?,
+            Command::Token(flags) => token::run(flags, environment)?,
+            Command::Keygen => keygen::run(&mut io::stdout().lock())?,
             Command::Sandbox(args) => {
                 let until_asked = async { drop(serve::asked_to_end().await) };
                 serve::runtime()?.block_on(sandbox::run(args, until_asked))?;
@@ -251,6 +269,49 @@ pub enum Failure {
         /// How many the archive has.
         of: usize,
     },
+    /// `status` has shown identities that need somebody.
+    #[error("{} of {all} identities {} somebody: {}", needy.len(), if needy.len() == 1 { "needs" } else { "need" }, needy.join(", "))]
+    Needy {
+        /// Which.
+        needy: Vec<String>,
+        /// How many there are.
+        all: usize,
+    },
+    /// `token` was asked for a stranger's.
+    #[error("there is no identity \"{name}\": `ringbearer status` lists them")]
+    Stranger {
+        /// The name.
+        name: String,
+    },
+    /// `token` was not told whose.
+    #[error("there are several identities: name one of {}", known.join(", "))]
+    WhichIdentity {
+        /// Those of the configuration.
+        known: Vec<String>,
+    },
+    /// No token was to be had.
+    #[error("identity \"{identity}\" has no token")]
+    NoToken {
+        /// Whose.
+        identity: String,
+        /// Why not.
+        #[source]
+        why: Arc<TokenError>,
+    },
+    /// No token was to be had in time.
+    #[error(
+        "identity \"{identity}\" got no token within {} s: the budget of token requests may be used up; \
+         try again in a minute", within.as_secs()
+    )]
+    Late {
+        /// Whose.
+        identity: String,
+        /// The time there was.
+        within: Duration,
+    },
+    /// The system gives no random numbers.
+    #[error("the system has no random numbers to make a key of")]
+    Randomness,
     /// The system gives no event queue.
     #[error("the runtime cannot be started")]
     Runtime(#[source] io::Error),
@@ -355,6 +416,8 @@ Examples:
   ringbearer --config proxy.toml --log debug        what is going on?
   ringbearer run --config proxy.toml -- python app.py
                                                     an app with a proxy of its own
+  ringbearer status --config proxy.toml             how is every identity doing?
+  ringbearer token sales --config proxy.toml        its access token, for a script
   RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
                                                     run without a file
   ringbearer login sales --config proxy.toml        log a person in, in the browser

@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) client: BTreeMap<String, ClientConfig>,
     pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
+    pub(crate) admin: AdminConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -42,6 +43,10 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "addresses")]
     pub(crate) listen: Option<Vec<SocketAddr>>,
     pub(crate) allow_remote_clients: Option<bool>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) cors_origins: Option<Vec<String>>,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) h2c: Option<bool>,
     pub(crate) rewrite_links: Option<bool>,
@@ -92,6 +97,7 @@ pub(crate) struct UpstreamConfig {
 #[serde(default)]
 pub(crate) struct HostConfig {
     pub(crate) url: Option<String>,
+    pub(crate) rewrite_links: Option<bool>,
 }
 
 /// `[application.NAME]`
@@ -145,6 +151,7 @@ pub(crate) struct ClientConfig {
     #[serde(deserialize_with = "texts")]
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
+    pub(crate) rewrite_links: Option<bool>,
 }
 
 /// `[facade]`
@@ -173,6 +180,18 @@ pub(crate) struct StoreConfig {
     pub(crate) allow_plain_redis: Option<bool>,
     pub(crate) redis_wait_replicas: Option<u32>,
     pub(crate) encryption_keys: Option<Vec<SecretSource>>,
+}
+
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AdminConfig {
+    #[serde(deserialize_with = "addresses")]
+    pub(crate) listen: Option<Vec<SocketAddr>>,
+    pub(crate) allow_remote: Option<bool>,
+    pub(crate) key_sha256: Option<String>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) hosts: Option<Vec<String>>,
 }
 
 /// `[log]`

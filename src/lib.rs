@@ -7,7 +7,8 @@
 //! # The life of a request
 //!
 //! ```text
-//! accept (a worker thread) → access::admit: may this pass → Found::has_looped
+//! accept (a worker thread) → hostnames, cors: by a known name, from no stranger's page
+//! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
@@ -37,7 +38,9 @@
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
+//! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
+//! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
@@ -47,16 +50,18 @@
 //! | [`token::keeper`] | one identity's token: wait, refused, accepted; `driver` does the renewing |
 //! | [`token::slot`] | how a token reaches worker threads without a lock |
 //! | [`token::identities`] | from a name to its keeper |
+//! | [`token::roster`] | one line per identity, as operators read it |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
 //! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
-//! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`]; [`store::memory`] |
+//! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`], a server or a cluster of them; [`store::memory`] |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
 //! | [`proxy::access`] | PURE: what may pass |
-//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, field or host |
+//! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
+//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
@@ -65,17 +70,21 @@
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |
+//! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, and the order of its end |
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
-//! Imports run one way: `cli → service → server → proxy → {token, upstream}`, and
+//! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and
 //! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
+pub mod admin;
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod key;
 pub mod login;
+pub mod metrics;
 pub mod oauth;
 pub mod proxy;
 pub mod sandbox;

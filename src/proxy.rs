@@ -6,10 +6,12 @@
 
 pub mod access;
 pub mod body;
+pub mod cors;
 pub mod error;
 mod exchange;
 pub mod facade;
 pub mod headers;
+pub mod hostnames;
 pub mod links;
 mod login;
 mod outbound;
@@ -40,13 +42,16 @@ use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
 use crate::upstream::{Choice, Connector, SendError, Upstream};
-use access::Refusal as Barred;
+use access::{Endpoint, Refusal as Barred};
 use body::{KeepLimit, Outgoing, Replayable};
+use bytes::Bytes;
+use cors::{Cors, Visitor};
 use error::ProxyError;
 use exchange::{Exchange, Route};
 use facade::Facade;
 use facade::pass::Pass;
 use headers::{Found, Injected};
+use hostnames::Hostnames;
 use links::LinkMap;
 use links::body::Rewritten;
 use login::Call;
@@ -54,7 +59,7 @@ use public::Public;
 use record::Record;
 use replay::{Reason, Refusal, Verdict};
 use routes::{Routes, Site};
-use selection::{API_KEY, Asked, Chosen, Denied, Selection};
+use selection::{API_KEY, Asked, Chosen, Denied, Hint, Selection};
 use upgrade::{Opener, Tunnels};
 
 /// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
@@ -91,6 +96,19 @@ pub struct Admission {
     pub selection: Selection,
     /// What SDKs log in to.
     pub facade: Facade,
+    /// By which hosts.
+    pub hosts: Hostnames,
+    /// From which web pages.
+    pub cors: Cors,
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The identity that everybody calls as there.
+    pub identity: Option<IdentityId>,
+    /// Whether requests have to name a host that is known.
+    pub is_guarded: bool,
 }
 
 /// One of RingCentral's hosts.
@@ -99,6 +117,8 @@ struct Host {
     /// `Host` there.
     authority: HeaderValue,
     towards: Towards,
+    /// Whether links in its answers are led back.
+    rewrite_links: bool,
 }
 
 /// What a host is for.
@@ -181,6 +201,8 @@ enum Prepared {
     Keyless(Option<Box<Request<Incoming>>>),
     /// It asks for a WebSocket.
     Socket(Option<Box<Socket>>),
+    /// A browser's question, with the answer.
+    Told(Option<Box<Response<Bytes>>>),
     /// It may not pass after all.
     Refused(Option<ProxyError>),
 }
@@ -195,6 +217,8 @@ struct Socket {
 /// A request that may pass, as it came.
 struct Early {
     site: Site,
+    /// The identity that its path has named.
+    path: Option<Box<str>>,
     links: Option<Arc<LinkMap>>,
     head: Parts,
     content: Incoming,
@@ -246,25 +270,26 @@ impl Proxy {
         }
     }
 
-    /// Answers one request: RingCentral's answer, or an error of the proxy's own. `fixed` is the
-    /// identity of the listener that it came in by, if that has one.
+    /// Answers one request: RingCentral's answer, or an error of the proxy's own.
     ///
     /// What can be done at once is done before the future is made. A future has room for all that
     /// it may have to keep, and every open connection has room for its future.
     pub fn handle(
         self: Rc<Self>,
         request: Request<Incoming>,
-        fixed: Option<IdentityId>,
+        entry: Entry,
     ) -> impl Future<Output = Response<Outbound>> {
         let mut record = Record::begin(&request, self.log_requests);
-        let mut prepared = match self.prepare(request, fixed, &mut record) {
+        let mut visitor = Visitor::App;
+        let mut prepared = match self.prepare(request, entry, &mut record, &mut visitor) {
             Ok(prepared) => prepared,
             Err(error) => Prepared::Refused(Some(error)),
         };
         async move {
             if let Prepared::Keyless(request) = &mut prepared {
                 let request = request.take().expect("a future is run once");
-                prepared = Box::pin(self.prepare_with_key(*request, fixed, &mut record)).await;
+                let preparing = self.prepare_with_key(*request, entry, &mut record, &mut visitor);
+                prepared = Box::pin(preparing).await;
             }
             let answer = match &mut prepared {
                 Prepared::Call(call) => {
@@ -283,12 +308,16 @@ impl Proxy {
                     let socket = socket.take().expect("a future is run once");
                     Box::pin(self.open_tunnel(*socket)).await
                 }
+                Prepared::Told(answer) => {
+                    Ok(answer.take().expect("a future is run once").map(Outbound::local))
+                }
                 Prepared::Refused(error) => Err(error.take().expect("a future is run once")),
             };
-            let answer = answer.unwrap_or_else(|error| {
+            let mut answer = answer.unwrap_or_else(|error| {
                 record.failed(&error);
                 error.into_response().map(Outbound::local)
             });
+            self.admission.cors.tell(visitor, answer.headers_mut());
             record.end(&answer);
             answer
         }
@@ -312,26 +341,30 @@ impl Proxy {
     fn prepare(
         &self,
         request: Request<Incoming>,
-        fixed: Option<IdentityId>,
+        entry: Entry,
         record: &mut Record,
+        visitor: &mut Visitor,
     ) -> Result<Prepared, ProxyError> {
         let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
+        *visitor = self.judge(&head, &found, entry)?;
+        if let Visitor::Page(page) = *visitor
+            && let Some(answer) = self.admission.cors.preflight(page, &head)
+        {
+            return Ok(Prepared::Told(Some(Box::new(answer))));
+        }
         let shown = self.admission.facade.shown(&head.headers, &found).is_some();
         if shown && self.admission.facade.keys().is_none() {
             // As it came: it is looked at anew.
             return Ok(Prepared::Keyless(Some(Box::new(Request::from_parts(head, content)))));
         }
-        let links = self.public.as_ref().and_then(|public| public.links(&head));
+        let path = routes::take_identity(&mut head.uri).map_err(ProxyError::UnknownIdentity)?;
+        let links = self.public.as_ref().and_then(|public| public.links(&head, path.as_deref()));
         let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
         let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
-        match access::admit(&head.method, &head.uri, head.version, &head.headers, &found) {
-            Ok(()) => {}
-            Err(Barred::TokenManagement(endpoint)) if self.admission.facade.answers(endpoint) => {
-                let call = Call { endpoint, head, content, found, fixed };
-                return Ok(Prepared::Call(Some(Box::new(call))));
-            }
-            Err(refusal) => return Err(ProxyError::Refused(refusal)),
+        if let Some(endpoint) = self.admit(&head, &found, site, *visitor)? {
+            let call = Call { endpoint, head, content, found, fixed: entry.identity, path };
+            return Ok(Prepared::Call(Some(Box::new(call))));
         }
         if found.has_looped(&head.headers, &self.names.pseudonym) {
             return Err(ProxyError::Loop);
@@ -341,7 +374,7 @@ impl Proxy {
             // SDKs open a socket with its own token and nothing else. RingCentral gave it to somebody
             // who was let in here, and lets nobody in without.
             if !upgrade::has_token(&head.uri) {
-                self.identity(&head, &found, fixed, pass.as_ref())?;
+                self.identity(&head, &found, entry, path.as_deref(), pass.as_ref())?;
             }
             if !upgrade::is_websocket(&head) {
                 return Err(ProxyError::Refused(access::Refusal::WebSocketOnly));
@@ -349,7 +382,9 @@ impl Proxy {
             self.forget_key(&mut head);
             return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
         }
-        let identity = self.identity(&head, &found, fixed, pass.as_ref())?;
+        let (identity, rewrites) =
+            self.identity(&head, &found, entry, path.as_deref(), pass.as_ref())?;
+        let links = links.filter(|_| rewrites && self.hosts[site.index()].rewrite_links);
         self.forget_key(&mut head);
         let token = match &identity {
             Whose::Known(id) => {
@@ -358,7 +393,7 @@ impl Proxy {
             }
             Whose::Stranger(_) | Whose::Sealed(_) => None,
         };
-        let early = Early { site, links, head, content, found, identity };
+        let early = Early { site, path, links, head, content, found, identity };
         Ok(match token {
             Some((id, token)) => {
                 Prepared::Ready(self.exchange(id, early, token.value), token.generation)
@@ -374,15 +409,52 @@ impl Proxy {
         }
     }
 
+    /// On whose behalf a request comes, if it names a host of the proxy's and no stranger's page sent
+    /// it.
+    fn judge(&self, head: &Parts, found: &Found, entry: Entry) -> Result<Visitor, ProxyError> {
+        if entry.is_guarded && !self.admission.hosts.include(head) {
+            return Err(ProxyError::Refused(Barred::StrangeHost));
+        }
+        let judged = self.admission.cors.judge(head, found);
+        judged.map_err(|_| ProxyError::Refused(Barred::CrossSite))
+    }
+
+    /// The endpoint that answers a request here; `None` if it may go on to RingCentral.
+    fn admit(
+        &self,
+        head: &Parts,
+        found: &Found,
+        site: Site,
+        visitor: Visitor,
+    ) -> Result<Option<Endpoint>, ProxyError> {
+        let admitted = access::admit(&head.method, &head.uri, head.version, &head.headers, found);
+        let endpoint = match admitted {
+            Ok(()) if site == Site::PLATFORM => Endpoint::of_widget(head.uri.path()),
+            Ok(()) => None,
+            Err(Barred::TokenManagement(endpoint)) => Some(endpoint),
+            Err(refusal) => return Err(ProxyError::Refused(refusal)),
+        };
+        let is_here = |it: &Endpoint| site == Site::PLATFORM && self.admission.facade.answers(*it);
+        let answers = endpoint.filter(is_here);
+        if visitor == Visitor::Traveller && !answers.is_some_and(Endpoint::is_for_travellers) {
+            return Err(ProxyError::Refused(Barred::CrossSite));
+        }
+        match answers {
+            Some(endpoint) => Ok(Some(endpoint)),
+            None => admitted.map(|()| None).map_err(ProxyError::Refused),
+        }
+    }
+
     /// Once in the life of the process, and that only if a request with a token comes before a login.
     async fn prepare_with_key(
         &self,
         request: Request<Incoming>,
-        fixed: Option<IdentityId>,
+        entry: Entry,
         record: &mut Record,
+        visitor: &mut Visitor,
     ) -> Prepared {
         let prepared = match self.facade_keys().await {
-            Ok(_) => self.prepare(request, fixed, record),
+            Ok(_) => self.prepare(request, entry, record, visitor),
             Err(error) => Err(error),
         };
         prepared.unwrap_or_else(|error| Prepared::Refused(Some(error)))
@@ -416,20 +488,26 @@ impl Proxy {
         self.relay(&mut exchange, token.generation, record).await
     }
 
+    /// As whom a request is sent, and whether its client wants links led back.
     fn identity(
         &self,
         head: &Parts,
         found: &Found,
-        fixed: Option<IdentityId>,
+        entry: Entry,
+        path: Option<&str>,
         pass: Option<&Pass>,
-    ) -> Result<Whose, ProxyError> {
-        let fixed = fixed.map(|id| self.identities.keeper(id).name());
-        let asked = Asked { fixed, uri: &head.uri, fields: &head.headers, found };
-        let chosen = self.admission.selection.choose(asked, pass).map_err(ProxyError::Denied)?;
-        Ok(match self.whose(chosen)? {
+    ) -> Result<(Whose, bool), ProxyError> {
+        let selection = &self.admission.selection;
+        let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
+        let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
+        let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
+        let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
+        let chosen = selection.choose_for(caller, asked, hint).map_err(ProxyError::Denied)?;
+        let whose = match self.whose(chosen)? {
             Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
             whose => whose,
-        })
+        };
+        Ok((whose, caller.is_none_or(|client| client.rewrite_links)))
     }
 
     fn whose(&self, chosen: Chosen<'_>) -> Result<Whose, ProxyError> {
@@ -488,7 +566,7 @@ impl Proxy {
     }
 
     fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { site, links, head, content, found, identity: _ } = early;
+        let Early { site, path, links, head, content, found, identity: _ } = early;
         let mut fields = head.headers;
         let host = Some(&self.hosts[site.index()].authority);
         let (injected, via) = (Some(&bearer), self.names.via(head.version));
@@ -502,7 +580,7 @@ impl Proxy {
         }
         let content = Replayable::new(content, &self.limits.keep);
         Exchange::new(
-            Route { site, identity, links },
+            Route { site, identity, path, links },
             head.method,
             head.uri,
             fields,
@@ -534,7 +612,8 @@ impl Proxy {
 
     async fn open_tunnel(&self, socket: Socket) -> Result<Response<Outbound>, ProxyError> {
         let Socket { head, found, site } = socket;
-        let Host { authority, towards: Towards::Sockets(connector) } = &self.hosts[site.index()]
+        let Host { authority, towards: Towards::Sockets(connector), .. } =
+            &self.hosts[site.index()]
         else {
             unreachable!("it was prepared for a host for sockets");
         };
@@ -624,9 +703,10 @@ impl Proxy {
     fn to_client(&self, mut answer: Answer, exchange: &Exchange) -> Response<Outbound> {
         let fields = answer.headers_mut();
         headers::to_client(fields);
-        if exchange.site() != Site::PLATFORM
+        let (site, path) = (exchange.site(), exchange.path());
+        if (site != Site::PLATFORM || path.is_some())
             && let Some(location) = fields.get(LOCATION)
-            && let Some(path) = self.routes.led_back(exchange.site(), location.as_bytes())
+            && let Some(path) = self.routes.led_back(site, path, location.as_bytes())
         {
             fields.insert(LOCATION, HeaderValue::from_bytes(&path).expect("two field values"));
         }
@@ -656,7 +736,7 @@ impl Proxy {
 
 /// The platform, then the other hosts in their order.
 fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Vec<Host> {
-    let host = |origin: &Origin, websocket| {
+    let host = |origin: &Origin, websocket, rewrite_links| {
         let authority = HeaderValue::from_str(origin.authority.as_str());
         let connector = Connector::new(origin, settings, tls);
         let towards = if websocket {
@@ -664,10 +744,12 @@ fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Ve
         } else {
             Towards::Requests(Upstream::new(connector, timers.clone(), settings.idle_timeout))
         };
-        Host { authority: authority.expect("an authority is a field value"), towards }
+        let authority = authority.expect("an authority is a field value");
+        Host { authority, towards, rewrite_links }
     };
-    let others = settings.hosts.iter().map(|other| host(&other.origin, other.websocket));
-    std::iter::once(host(&settings.origin, false)).chain(others).collect()
+    let others = settings.hosts.iter();
+    let others = others.map(|other| host(&other.origin, other.websocket, other.rewrite_links));
+    std::iter::once(host(&settings.origin, false, true)).chain(others).collect()
 }
 
 /// RingCentral's refusal, with the reason why it is passed on.

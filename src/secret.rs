@@ -15,10 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
-mod digest;
 mod key;
 
-pub use digest::KeyDigest;
 pub use key::{KEY_BYTES, NoKey, SecretKey};
 
 /// A piece of text that never reaches a log, an error or a response by accident.

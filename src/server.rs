@@ -25,11 +25,13 @@ pub use tls::TlsFilesError;
 
 use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
+use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
+use crate::proxy::hostnames::Hostnames;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Admission, Limits, Links, Names};
+use crate::proxy::{Admission, Entry, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
-use crate::token::identities::{Identities, IdentityId};
+use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
 
 /// Why the server did not start.
@@ -68,13 +70,14 @@ impl Server {
         tls: &Arc<ClientConfig>,
         clock: &Clock,
     ) -> Result<Self, ServerError> {
+        let admission = Arc::new(admission(settings));
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
             limits: limits(&settings.proxy),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
-            admission: Arc::new(admission(settings)),
+            admission: Arc::clone(&admission),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
@@ -87,12 +90,13 @@ impl Server {
             log_requests: settings.log.requests,
             clock: clock.clone(),
         };
-        let (addresses, fixed): (Vec<_>, Vec<_>) = entrances(settings, identities).unzip();
+        let entrances = entrances(settings, identities, &admission.hosts);
+        let (addresses, entries): (Vec<_>, Vec<_>) = entrances.unzip();
         let sockets = listen::bind(&addresses, settings.proxy.workers)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
-            let entrances = listeners.into_iter().zip(fixed.iter().copied());
-            let entrances = entrances.map(|(listener, identity)| Entrance { listener, identity });
+            let entrances = listeners.into_iter().zip(entries.iter().copied());
+            let entrances = entrances.map(|(listener, entry)| Entrance { listener, entry });
             let entrances = entrances.collect();
             let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
             let (at_end, ended) = oneshot::channel();
@@ -131,16 +135,18 @@ impl Server {
     }
 }
 
-/// Where it listens, and the identity of each listener that has one.
+/// Where it listens, and what holds for whoever comes in there.
 fn entrances<'a>(
     settings: &'a Settings,
     identities: &'a Identities,
-) -> impl Iterator<Item = (SocketAddr, Option<IdentityId>)> + 'a {
+    hosts: &'a Hostnames,
+) -> impl Iterator<Item = (SocketAddr, Entry)> + 'a {
     let anybodys = settings.proxy.listen.iter().map(|address| (*address, None));
-    anybodys.chain(settings.identities.iter().flat_map(|identity| {
+    let all = anybodys.chain(settings.identities.iter().flat_map(|identity| {
         let id = identities.find(&identity.name);
         identity.listen.iter().map(move |address| (*address, id))
-    }))
+    }));
+    all.map(|(address, identity)| (address, Entry { identity, is_guarded: hosts.guard(address) }))
 }
 
 fn admission(settings: &Settings) -> Admission {
@@ -148,6 +154,8 @@ fn admission(settings: &Settings) -> Admission {
     Admission {
         selection: Selection::new(&settings.clients, identities),
         facade: Facade::new(settings.facade.clone()),
+        hosts: Hostnames::new(settings),
+        cors: Cors::new(&settings.proxy),
     }
 }
 

@@ -1,9 +1,9 @@
-//! A whole proxy, put together from its settings: store, keepers, workers.
+//! A whole proxy, put together from its settings: store, keepers, workers, admin listener.
 //!
 //! The keepers run on the runtime that [`Service::start`] is called on, apart from the worker
 //! threads: a renewal never competes with a request. The end comes in the order that loses nothing:
-//! first the workers drain, which may need tokens still; then a renewal under way is finished and
-//! stored.
+//! readiness is off at once; the workers drain, which may need tokens still; then a renewal under way
+//! is finished and stored; the admin listener, which tells of all this, ends last.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::admin::{Admin, AdminStartError};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{Server, ServerError};
@@ -42,6 +43,9 @@ pub enum StartError {
     /// Listeners and threads.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] AdminStartError),
 }
 
 /// A running proxy.
@@ -51,6 +55,7 @@ pub struct Service {
     identities: Arc<Identities>,
     keepers: JoinHandle<()>,
     end_keepers: oneshot::Sender<()>,
+    admin: Option<Admin>,
 }
 
 impl Service {
@@ -62,6 +67,8 @@ impl Service {
         let tls = Arc::new(client_config(&trust(settings))?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
         let server = Server::start(settings, &identities, &tls, clock)?;
+        let admin = settings.admin.as_ref();
+        let admin = admin.map(|admin| Admin::start(admin, &identities, clock)).transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);
@@ -73,12 +80,17 @@ impl Service {
                 }
             }
         });
-        Ok(Self { server, identities, keepers, end_keepers })
+        Ok(Self { server, identities, keepers, end_keepers, admin })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
+    }
+
+    /// Where the admin listener listens, if there is one.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        self.admin.as_ref().map_or(&[], Admin::addresses)
     }
 
     /// Whose tokens it keeps.
@@ -91,10 +103,16 @@ impl Service {
     /// # Panics
     /// If a worker or a keeper did.
     pub async fn stop(self) {
+        if let Some(admin) = &self.admin {
+            admin.drain();
+        }
         self.server.stop().await;
         // An error says that the keepers have ended already.
         let _ = self.end_keepers.send(());
         self.keepers.await.expect("keepers do not panic");
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
     }
 }
 
@@ -115,13 +133,23 @@ pub fn identities(
     tls: &ClientConfig,
     clock: &Clock,
 ) -> Result<Identities, StartError> {
-    let endpoint = endpoint(settings, tls)?;
-    let identities =
-        Identities::new(&settings.identities, store(settings, clock)?, endpoint, clock.clone());
+    let (store, endpoint) = (store(settings, clock)?, endpoint(settings, tls)?);
+    let identities = Identities::new(&settings.identities, store, endpoint, clock.clone());
     Ok(identities.knowing(&settings.applications))
 }
 
-/// The store of `settings`.
+/// The same, for somebody who asks for one of them and leaves the others alone.
+pub fn identities_on_demand(
+    settings: &Settings,
+    tls: &ClientConfig,
+    clock: &Clock,
+) -> Result<Identities, StartError> {
+    let (store, endpoint) = (store(settings, clock)?, endpoint(settings, tls)?);
+    let identities = Identities::on_demand(&settings.identities, store, endpoint, clock.clone());
+    Ok(identities.knowing(&settings.applications))
+}
+
+/// Where the sessions are kept. Wants to be called on a tokio runtime.
 pub fn store(settings: &Settings, clock: &Clock) -> Result<Arc<dyn TokenStore>, StartError> {
     Ok(match &settings.store {
         StoreSettings::Redis { server, seal } => Arc::new(RedisStore::open(server, seal.clone())?),

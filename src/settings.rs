@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::secret::{KeyDigest, Secret, SecretKey};
+use crate::key::KeyDigest;
+use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
@@ -19,6 +20,7 @@ pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
 pub use crate::config::ConfigError;
 
+mod admin;
 mod client;
 mod error;
 mod facade;
@@ -49,6 +51,8 @@ pub struct Settings {
     pub facade: FacadeSettings,
     /// Where token sets are kept.
     pub store: StoreSettings,
+    /// Where the proxy is watched and operated, if anywhere.
+    pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
 }
@@ -58,6 +62,10 @@ pub struct Settings {
 pub struct ProxySettings {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// By which hosts it may be called.
+    pub hosts: HostNames,
+    /// The origins whose web pages may call.
+    pub cors_origins: Vec<Origin>,
     /// Certificate and key, if apps speak TLS to the proxy.
     pub tls: Option<InboundTls>,
     /// Whether clear-text HTTP/2 (prior knowledge) is accepted.
@@ -80,6 +88,19 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+}
+
+/// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
+/// lead here (DNS rebinding), and then its browser takes the proxy for part of its site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostNames {
+    /// Those of this machine, of identities and of `public_url`, where anybody may call by loopback;
+    /// elsewhere any.
+    Usual,
+    /// The usual ones and these, in lower case, with or without a port; everywhere.
+    AndThese(Vec<String>),
+    /// Any.
+    Any,
 }
 
 /// `[proxy.tls]`.
@@ -121,6 +142,8 @@ pub struct HostSettings {
     pub origin: Origin,
     /// Whether it takes WebSockets, which carry tokens of their own, and nothing else.
     pub websocket: bool,
+    /// Whether links to it, and those in its answers, are led back to the proxy.
+    pub rewrite_links: bool,
 }
 
 /// `[application.NAME]`: a RingCentral app, to whom the budget of token requests belongs.
@@ -182,6 +205,8 @@ pub struct ClientSettings {
     pub identities: Bound,
     /// The client id that it has to log in with; without one it may use any.
     pub client_id: Option<String>,
+    /// Whether links in its answers are led back to the proxy.
+    pub rewrite_links: bool,
 }
 
 /// `[facade]`: the OAuth endpoints, answered by the proxy itself.
@@ -280,6 +305,17 @@ impl fmt::Display for StoreSettings {
             }
         }
     }
+}
+
+/// `[admin]`: the side that operators and monitoring talk to.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    /// Addresses to listen on. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// The digest of the key that allows changes; without it none is allowed.
+    pub key: Option<KeyDigest>,
+    /// Names it is called by, besides its address and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`.

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use humantime::format_duration;
 
 use crate::settings::{
-    ApplicationSettings, Credential, FacadeSettings, IdentitySettings, LogFormat, LogSettings,
-    ProxySettings, Settings, StoreSettings, UpstreamSettings, Warning,
+    AdminSettings, ApplicationSettings, ClientSettings, Credential, FacadeSettings, HostNames,
+    IdentitySettings, LogFormat, LogSettings, ProxySettings, Settings, StoreSettings,
+    UpstreamSettings, Warning,
 };
 
 pub(super) mod online;
@@ -34,11 +35,16 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
         chosen_by(identity, out)?;
     }
     for client in &settings.clients {
-        writeln!(out, "client       {}: may call as {}", client.name, client.identities)?;
+        let ClientSettings { name, identities, .. } = client;
+        let links = if client.rewrite_links { "" } else { ", links are left alone" };
+        writeln!(out, "client       {name}: may call as {identities}{links}")?;
     }
     facade(&settings.facade, out)?;
     let files = matches!(settings.store, StoreSettings::File { .. });
     writeln!(out, "store        {}{}", if files { "files in " } else { "" }, settings.store)?;
+    if let Some(admin) = &settings.admin {
+        operated(admin, out)?;
+    }
     log(&settings.log, out)?;
     for warning in warnings {
         writeln!(out, "warning      {warning}")?;
@@ -50,6 +56,12 @@ fn proxy(proxy: &ProxySettings, out: &mut impl Write) -> io::Result<()> {
     let scheme = if proxy.tls.is_some() { "https" } else { "http" };
     for address in &proxy.listen {
         writeln!(out, "listen       {scheme}://{address}")?;
+    }
+    for origin in &proxy.cors_origins {
+        writeln!(out, "             pages of {origin} may call")?;
+    }
+    if let HostNames::AndThese(hosts) = &proxy.hosts {
+        writeln!(out, "             may be called {} as well", hosts.join(", "))?;
     }
     let workers = proxy.workers;
     let wait = format_duration(proxy.token_wait);
@@ -123,6 +135,17 @@ fn facade(facade: &FacadeSettings, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
+fn operated(admin: &AdminSettings, out: &mut impl Write) -> io::Result<()> {
+    let changes = match admin.key {
+        Some(_) => "changes with the key",
+        None => "no changes: there is no admin.key_sha256",
+    };
+    for address in &admin.listen {
+        writeln!(out, "admin        http://{address}, {changes}")?;
+    }
+    Ok(())
+}
+
 fn log(log: &LogSettings, out: &mut impl Write) -> io::Result<()> {
     let format = match log.format {
         LogFormat::Text => "text",
@@ -139,12 +162,13 @@ mod tests {
 
     fn settings() -> (Settings, Vec<Warning>) {
         let toml = "[proxy]\nlisten = ['127.0.0.1:8080', '0.0.0.0:80']\nallow_remote_clients = true\nworkers = 2\n\
+             hosts = ['rc.test', 'a.test:81']\ncors_origins = 'https://app.test'\n\
              [application.crm]\nclient_id = 'id'\nclient_secret = 'canary'\n\
              [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\nhosts = 'Sales.test'\n\
              listen = '127.0.0.1:8081'\n[client.bill]\nidentities = ['sales', 'bot']\n\
-             key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\n\
+             key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nrewrite_links = false\n\
              [identity.support]\njwt = 'canary'\nrefresh_token = 'canary'\n\
-             [store]\ndirectory = '/var/lib/ringbearer'";
+             [store]\ndirectory = '/var/lib/ringbearer'\n[admin]\nlisten = '127.0.0.1:9090'";
         let source = ConfigSource::Text(toml.to_owned());
         Settings::load(&source, Overrides::default(), &|_| None).unwrap()
     }
@@ -159,6 +183,8 @@ mod tests {
             "\
 listen       http://127.0.0.1:8080
 listen       http://0.0.0.0:80
+             pages of https://app.test may call
+             may be called rc.test, a.test:81 as well
              2 workers, a request waits up to 15s for a token
 upstream     https://platform.ringcentral.com, HTTP/1.1
 application  crm: client id \"id\" with secret
@@ -168,10 +194,11 @@ identity     sales: logs in to crm with a JWT
              all that comes in by 127.0.0.1:8081 is its
              requests for the host sales.test are its
 identity     support: logs in to crm with a refresh token, good once, then with a JWT when that session is lost
-client       bill: may call as sales, bot
+client       bill: may call as sales, bot, links are left alone
 logins       are answered here: tokens live 1day, refresh tokens 7days
              sealed with a key kept in the store
 store        files in /var/lib/ringbearer
+admin        http://127.0.0.1:9090, no changes: there is no admin.key_sha256
 log          text, filter \"info\", a line for each request
 warning      0.0.0.0:80 speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]
 The configuration is good.

@@ -73,7 +73,10 @@ fn settings(
         upstream: Some(sandbox.url()),
         ..Overrides::default()
     };
-    let source = ConfigSource::Text(CONFIGURATION.to_owned());
+    // Its notification socket passes the proxy too.
+    let socket = sandbox.url().replacen("http", "ws", 1);
+    let text = format!("{CONFIGURATION}\n[host.ws]\nurl = \"{socket}\"\n");
+    let source = ConfigSource::Text(text);
     Ok(Settings::load(&source, overrides, &environment)?.0)
 }
 

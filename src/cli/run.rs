@@ -20,7 +20,8 @@ use tracing::{debug, warn};
 
 use super::{ConfigurationFlags, Failure, serve};
 use crate::clock::Clock;
-use crate::secret::{Environment, KeyDigest, Secret, SecretKey, process_variables};
+use crate::key::KeyDigest;
+use crate::secret::{Environment, Secret, SecretKey, process_variables};
 use crate::service::Service;
 use crate::settings::{Bound, ClientSettings, IdentitySettings, Overrides, Settings};
 use crate::telemetry;
@@ -91,6 +92,8 @@ fn narrow(settings: &mut Settings, identity: Option<&str>) -> Result<(), Failure
         return Err(Failure::UnknownIdentity { name: name.to_owned(), known });
     }
     settings.proxy.tls = None;
+    // Another proxy with this configuration listens there.
+    settings.admin = None;
     let all = std::mem::take(&mut settings.proxy.listen);
     for its in settings.identities.iter_mut().map(Arc::make_mut) {
         let chosen = identity == Some(&*its.name);
@@ -115,6 +118,7 @@ fn let_in(settings: &mut Settings) -> Option<Secret> {
         keys: vec![KeyDigest::of(key.expose().as_bytes())],
         identities: Bound::Any,
         client_id: None,
+        rewrite_links: true,
     });
     Some(key)
 }

@@ -29,6 +29,9 @@ pub(super) fn run(
         for address in service.addresses() {
             info!(url = %format_args!("{scheme}://{address}"), "listening");
         }
+        for address in service.admin_addresses() {
+            info!(url = %format_args!("http://{address}"), "operators are served");
+        }
         until_asked_to_end(service).await
     })
 }

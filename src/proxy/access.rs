@@ -28,9 +28,13 @@ pub enum Refusal {
     UnknownHost,
     /// A host for WebSockets was asked for something else.
     WebSocketOnly,
+    /// `Host` names none by which the proxy may be called.
+    StrangeHost,
+    /// A web page that may not call.
+    CrossSite,
 }
 
-/// The endpoints that hand out or end tokens, all under `/restapi/oauth/`.
+/// The endpoints that hand out or end tokens: those under `/restapi/oauth/`, and two of the proxy's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `token`
@@ -43,6 +47,27 @@ pub enum Endpoint {
     Introspect,
     /// `device_authorization`
     DeviceAuthorization,
+    /// `/authorize`, where RingCentral Embeddable begins behind a proxy that carries the token.
+    WidgetLogin,
+    /// `/logout`, where it ends.
+    WidgetLogout,
+}
+
+impl Endpoint {
+    /// Where RingCentral Embeddable logs in and out with `authProxy`; RingCentral itself has no such
+    /// paths.
+    pub fn of_widget(path: &str) -> Option<Self> {
+        match path {
+            "/authorize" => Some(Self::WidgetLogin),
+            "/logout" => Some(Self::WidgetLogout),
+            _ => None,
+        }
+    }
+
+    /// Whether a person's browser is sent there from another site.
+    pub fn is_for_travellers(self) -> bool {
+        matches!(self, Self::Authorize | Self::WidgetLogin)
+    }
 }
 
 /// Judges the request line, `Host` and the framing.

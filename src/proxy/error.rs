@@ -76,6 +76,13 @@ fn refusal_message(refusal: Refusal) -> &'static str {
         Refusal::Target => "the request target is not a path",
         Refusal::UnknownHost => "no host of that name is configured: see [host.NAME]",
         Refusal::WebSocketOnly => "this host takes WebSockets only: ask with Upgrade: websocket",
+        Refusal::StrangeHost => {
+            "this proxy may not be called by that host: name it in proxy.hosts if it is meant to"
+        }
+        Refusal::CrossSite => {
+            "a web page of another origin may not call this proxy: name that in proxy.cors_origins if \
+             it is meant to"
+        }
         Refusal::TokenManagement(_) => {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
@@ -101,6 +108,8 @@ impl ProxyError {
             Self::Refused(Refusal::WebSocketOnly) => (StatusCode::UPGRADE_REQUIRED, "RBR-113"),
             Self::Denied(Denied::PassExpired) => (StatusCode::UNAUTHORIZED, "RBR-119"),
             Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-120"),
+            Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
+            Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
             Self::Login(fault) => fault.status_and_code(),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
@@ -288,6 +297,8 @@ mod tests {
             ProxyError::Refused(Refusal::Method),
             ProxyError::Refused(Refusal::UnknownHost),
             ProxyError::Refused(Refusal::WebSocketOnly),
+            ProxyError::Refused(Refusal::StrangeHost),
+            ProxyError::Refused(Refusal::CrossSite),
             ProxyError::Refused(Refusal::TokenManagement(Endpoint::Token)),
             ProxyError::Login(Fault::Client),
             ProxyError::Login(Fault::Grant("")),

@@ -29,6 +29,8 @@ pub(super) struct Exchange {
 pub(super) struct Route {
     pub(super) site: Site,
     pub(super) identity: IdentityId,
+    /// The identity that the request's path has named.
+    pub(super) path: Option<Box<str>>,
     pub(super) links: Option<Arc<LinkMap>>,
 }
 
@@ -59,6 +61,11 @@ impl Exchange {
     /// Where it goes.
     pub(super) fn site(&self) -> Site {
         self.route.site
+    }
+
+    /// The identity that its path has named.
+    pub(super) fn path(&self) -> Option<&str> {
+        self.route.path.as_deref()
     }
 
     /// Where links in its answer are to lead.

@@ -91,6 +91,11 @@ impl Facade {
         authorize::answer(query, &self.settings.redirect_uris, keys, now)
     }
 
+    /// Where RingCentral Embeddable goes on: it wants no code, because its requests need no token.
+    pub fn welcome(&self, query: &str) -> Result<String, Fault> {
+        authorize::welcome(query, &self.settings.redirect_uris)
+    }
+
     /// Takes a code, once.
     pub fn redeem(
         &self,
@@ -166,6 +171,11 @@ impl Facade {
     /// replica keeps, and an SDK that is disposed of revokes what another process may use.
     pub fn revoked() -> Response<Bytes> {
         json(&serde_json::json!({}))
+    }
+
+    /// The answer to the logout of RingCentral Embeddable. The session is everybody's here.
+    pub fn farewell() -> Response<Bytes> {
+        json(&serde_json::json!({ "result": "success" }))
     }
 
     /// Sends the browser on.

@@ -8,7 +8,7 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRAILER, TRANSFER_ENCODING, VIA,
+    ORIGIN, TE, TRAILER, TRANSFER_ENCODING, VIA,
 };
 
 /// What the proxy puts on a request in place of what it took off.
@@ -24,6 +24,10 @@ pub struct Injected<'a> {
 
 /// The field by which a client names the identity it wants, where there is more than one.
 pub const IDENTITY_FIELD: &str = "x-ringbearer-identity";
+
+/// The field by which a browser says whether a request comes from a page of another site (Fetch
+/// Metadata).
+pub const FETCH_SITE: &str = "sec-fetch-site";
 
 /// Makes a client's fields fit to be sent to RingCentral.
 pub fn to_upstream(fields: &mut HeaderMap, found: &Found, injected: Injected<'_>) {
@@ -71,6 +75,10 @@ enum Kind {
     Via,
     /// It ends here, and says as whom the client calls.
     Identity,
+    /// It ends here, and says from whose page the request comes.
+    Origin,
+    /// It passes, and says the same less exactly.
+    FetchSite,
     /// It is replaced here.
     Host,
     /// It is replaced here, and may say who calls.
@@ -89,6 +97,8 @@ pub struct Found {
     cookie: bool,
     via: bool,
     identity: bool,
+    origin: bool,
+    fetch_site: bool,
     host: bool,
     authorization: bool,
     coding: bool,
@@ -135,6 +145,19 @@ impl Found {
         if self.identity { fields.get(IDENTITY_FIELD) } else { None }
     }
 
+    /// The origins of the page that a request comes from: one, or what is none.
+    pub fn origins<'a>(
+        &self,
+        fields: &'a HeaderMap,
+    ) -> Option<impl Iterator<Item = &'a HeaderValue> + use<'a>> {
+        self.origin.then(|| fields.get_all(ORIGIN).iter())
+    }
+
+    /// Whether a browser says how the page that a request comes from is related to this server.
+    pub fn has_fetch_site(&self) -> bool {
+        self.fetch_site
+    }
+
     fn by(fields: &HeaderMap, kind: impl Fn(&str) -> Kind) -> Self {
         let mut found = Self::default();
         for name in fields.keys() {
@@ -156,7 +179,12 @@ impl Found {
                     found.authorization = true;
                     continue;
                 }
+                Kind::FetchSite => {
+                    found.fetch_site = true;
+                    continue;
+                }
                 Kind::Coding => found.coding = true,
+                Kind::Origin => found.origin = true,
                 Kind::Identity => found.identity = true,
                 Kind::Ends => {}
                 Kind::Connection => found.connection = true,
@@ -229,6 +257,8 @@ fn of_request(name: &str) -> Kind {
         Some(b'v') if name == "via" => Kind::Via,
         Some(b'x') if name == IDENTITY_FIELD => Kind::Identity,
         Some(b'h') if name == "host" => Kind::Host,
+        Some(b'o') if name == "origin" => Kind::Origin,
+        Some(b's') if name == FETCH_SITE => Kind::FetchSite,
         Some(b'a') if name == "authorization" => Kind::Authorization,
         Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') => {
             hop_by_hop(name).unwrap_or_else(|| reserved(name))

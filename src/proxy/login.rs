@@ -35,6 +35,8 @@ pub(super) struct Call {
     pub(super) content: Incoming,
     pub(super) found: Found,
     pub(super) fixed: Option<IdentityId>,
+    /// The identity that its path has named.
+    pub(super) path: Option<Box<str>>,
 }
 
 impl Proxy {
@@ -44,6 +46,8 @@ impl Proxy {
             Endpoint::Token => self.log_in(call, record).await,
             Endpoint::Introspect => self.introspect(call).await,
             Endpoint::Authorize => self.authorize(&call).await,
+            Endpoint::WidgetLogin => self.widget_login(&call),
+            Endpoint::WidgetLogout => self.widget_logout(call).await,
             Endpoint::Revoke => {
                 // Whatever was said: read, so that the connection can be kept.
                 let _ = self.read_form(call.content).await;
@@ -90,7 +94,7 @@ impl Proxy {
 
     async fn log_in(
         &self,
-        Call { head, content, found, fixed, .. }: Call,
+        Call { head, content, found, fixed, path, .. }: Call,
         record: &mut Record,
     ) -> Result<Response<Bytes>, ProxyError> {
         let form = self.read_post(&head.method, content).await?;
@@ -120,7 +124,8 @@ impl Proxy {
             (None, None) => Hint::None,
         };
         let fixed = fixed.map(|id| self.identities.keeper(id).name());
-        let asked = Asked { fixed, uri: &head.uri, fields: &head.headers, found: &found };
+        let path = path.as_deref();
+        let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found: &found };
         let chosen = self.admission.selection.choose_for(client, asked, hint);
         let whose = self.whose(chosen.map_err(ProxyError::Denied)?)?;
         let keeper = self.identities.keeper(self.known(&whose, record).await?);
@@ -147,6 +152,24 @@ impl Proxy {
         let query = call.head.uri.query().unwrap_or_default();
         let to = self.admission.facade.authorize(query, keys, now).map_err(ProxyError::Login)?;
         Ok(Facade::redirect(&to))
+    }
+
+    fn widget_login(&self, call: &Call) -> Result<Response<Bytes>, ProxyError> {
+        if !matches!(call.head.method, Method::GET | Method::HEAD) {
+            return Err(ProxyError::Login(Fault::Method("GET, HEAD")));
+        }
+        let query = call.head.uri.query().unwrap_or_default();
+        let to = self.admission.facade.welcome(query).map_err(ProxyError::Login)?;
+        Ok(Facade::redirect(&to))
+    }
+
+    async fn widget_logout(&self, call: Call) -> Result<Response<Bytes>, ProxyError> {
+        if !matches!(call.head.method, Method::GET | Method::POST) {
+            return Err(ProxyError::Login(Fault::Method("GET, POST")));
+        }
+        // Whatever was said: read, so that the connection can be kept.
+        let _ = self.read_form(call.content).await;
+        Ok(Facade::farewell())
     }
 
     /// Who logs in; none where nobody shows a key.

@@ -11,7 +11,7 @@ use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 
 use super::links::LinkMap;
-use super::routes::path_of;
+use super::routes::{identity_path, path_of};
 use crate::settings::{Origin, UpstreamSettings};
 
 /// So many hosts are remembered; there is one, or a handful.
@@ -22,8 +22,15 @@ pub(super) struct Public {
     /// Origins of RingCentral's, and the path that leads to each.
     origins: Vec<(String, String)>,
     scheme: &'static str,
-    fixed: Option<Base>,
-    seen: RefCell<Vec<(Box<[u8]>, Base)>>,
+    fixed: Option<(String, Base)>,
+    seen: RefCell<Vec<Seen>>,
+}
+
+/// A link map that was made before.
+struct Seen {
+    host: Box<[u8]>,
+    identity: Box<str>,
+    base: Base,
 }
 
 /// Where links lead to; `None` if it cannot be the base of a URL.
@@ -39,7 +46,7 @@ impl Public {
     /// `url` is `proxy.public_url`; `tls` says how clients reach the proxy without one.
     pub(super) fn new(upstream: &UpstreamSettings, url: Option<&Origin>, tls: bool) -> Self {
         let mut origins = vec![(upstream.origin.to_string(), String::new())];
-        for host in &upstream.hosts {
+        for host in upstream.hosts.iter().filter(|host| host.rewrite_links) {
             let origin = host.origin.to_string();
             let origin = if host.websocket { origin.replacen("http", "ws", 1) } else { origin };
             if origins.iter().all(|(known, _)| *known != origin) {
@@ -48,32 +55,41 @@ impl Public {
         }
         let mut public = Self {
             origins,
-            scheme: if tls { "https" } else { "http" },
+            scheme: if tls { "https://" } else { "http://" },
             fixed: None,
             seen: RefCell::default(),
         };
-        public.fixed = url.map(|url| public.map_to(&url.to_string()));
+        public.fixed = url.map(|url| (url.to_string(), public.map_to(&url.to_string())));
         public
     }
 
-    /// Where the links of an answer to this request lead; `None` if nobody could say.
-    pub(super) fn links(&self, head: &Parts) -> Option<Arc<LinkMap>> {
-        if let Some(fixed) = &self.fixed {
-            return fixed.clone();
-        }
-        let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-        let host = authority.or_else(|| head.headers.get(HOST).map(HeaderValue::as_bytes))?;
+    /// Where the links of an answer to this request lead, under the prefix of the identity that its
+    /// path has named; `None` if nobody could say.
+    pub(super) fn links(&self, head: &Parts, identity: Option<&str>) -> Option<Arc<LinkMap>> {
+        let host = match (&self.fixed, identity) {
+            (Some((_, fixed)), None) => return fixed.clone(),
+            (Some((url, _)), Some(_)) => url.as_bytes(),
+            (None, _) => {
+                let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+                authority.or_else(|| head.headers.get(HOST).map(HeaderValue::as_bytes))?
+            }
+        };
+        let name = identity.unwrap_or_default();
         let mut seen = self.seen.borrow_mut();
-        if let Some((_, links)) = seen.iter().find(|(known, _)| **known == *host) {
-            return links.clone();
+        let is_same = |seen: &&Seen| *seen.host == *host && *seen.identity == *name;
+        if let Some(seen) = seen.iter().find(is_same) {
+            return seen.base.clone();
         }
-        let text = std::str::from_utf8(host).ok();
-        let links = text.and_then(|host| self.map_to(&format!("{}://{host}", self.scheme)));
+        let base = std::str::from_utf8(host).ok().and_then(|host| {
+            let scheme = if self.fixed.is_some() { "" } else { self.scheme };
+            let prefix = identity.map(identity_path).unwrap_or_default();
+            self.map_to(&format!("{scheme}{host}{prefix}"))
+        });
         if seen.len() == REMEMBERED {
             seen.remove(0);
         }
-        seen.push((host.into(), links.clone()));
-        links
+        seen.push(Seen { host: host.into(), identity: name.into(), base: base.clone() });
+        base
     }
 
     /// `None` if `base` is no base of a URL: then links stay as they are.
@@ -101,6 +117,7 @@ mod tests {
             name: name.into(),
             origin: Origin::parse(url).unwrap(),
             websocket,
+            rewrite_links: true,
         };
         UpstreamSettings {
             origin: Origin::parse("https://platform.ringcentral.com").unwrap(),
@@ -120,7 +137,7 @@ mod tests {
 
     fn led_back(public: &Public, host: &str, link: &str) -> Option<String> {
         let request = Request::builder().uri("/restapi").header("host", host).body(()).unwrap();
-        let links = public.links(&request.into_parts().0)?;
+        let links = public.links(&request.into_parts().0, None)?;
         let rewritten = links.rewrite(link.as_bytes())?;
         Some(String::from_utf8(rewritten.to_vec()).unwrap())
     }
@@ -150,6 +167,44 @@ mod tests {
         let public = Public::new(&upstream(), Some(&url), false);
         let link = led_back(&public, "evil.test", "https://platform.ringcentral.com/a");
         assert_eq!(link.as_deref(), Some("https://rc.example.com/a"));
+    }
+
+    #[test]
+    fn under_an_identitys_prefix_links_stay_there() {
+        let link = |public: &Public, identity, link: &str| {
+            let request = Request::builder().uri("/a").header("host", "a.test").body(()).unwrap();
+            let links = public.links(&request.into_parts().0, Some(identity)).unwrap();
+            String::from_utf8(links.rewrite(link.as_bytes()).unwrap().to_vec()).unwrap()
+        };
+        let url = Origin::parse("https://rc.example.com").unwrap();
+        let configured = Public::new(&upstream(), Some(&url), false);
+        let plain = Public::new(&upstream(), None, false);
+        for (public, base) in [(&configured, "https://rc.example.com"), (&plain, "http://a.test")] {
+            for identity in ["sales", "hr", "sales"] {
+                assert_eq!(
+                    link(public, identity, "https://platform.ringcentral.com/a"),
+                    format!("{base}/.ringbearer/as/{identity}/a")
+                );
+                assert_eq!(
+                    link(public, identity, "wss://ws-api.ringcentral.com/ws"),
+                    format!(
+                        "{}/.ringbearer/as/{identity}/.ringbearer/ws/ws",
+                        base.replacen("http", "ws", 1)
+                    )
+                );
+            }
+            assert_eq!(public.seen.borrow().len(), 2);
+        }
+    }
+
+    #[test]
+    fn links_to_a_host_that_is_to_be_left_alone_stay() {
+        let mut upstream = upstream();
+        upstream.hosts[0].rewrite_links = false;
+        let public = Public::new(&upstream, None, false);
+        assert_eq!(led_back(&public, "a.test", "https://media.ringcentral.com/a"), None);
+        let socket = led_back(&public, "a.test", "wss://ws-api.ringcentral.com/a");
+        assert_eq!(socket.as_deref(), Some("ws://a.test/.ringbearer/ws/a"));
     }
 
     #[test]

@@ -4,14 +4,20 @@
 //! Everything is the platform's but `/.ringbearer/NAME/…`, which is that of `[host.NAME]`. The name
 //! has to stand there letter by letter; what follows it goes on byte for byte, and is what the
 //! access rules see. No target ever names a host that is not configured.
+//!
+//! Before all that may stand `/.ringbearer/as/NAME`, for clients that keep the path of their base URL:
+//! it says as which identity, and is taken off first ([`take_identity`]).
 
 use http::Uri;
 use http::uri::PathAndQuery;
 
-use crate::settings::HostSettings;
+use crate::settings::{HostSettings, IdentitySettings};
 
 /// The first segment of every path that leads to another host than the platform.
 pub const PREFIX: &str = "/.ringbearer/";
+
+/// What stands before the name of an identity.
+pub const AS: &str = "/.ringbearer/as/";
 
 /// The hosts, by name.
 #[derive(Clone, Debug, Default)]
@@ -49,20 +55,53 @@ impl Routes {
         let name = &rest[..rest.find('/').ok_or(UnknownHost)?];
         let place = self.names.iter().position(|known| known == name).ok_or(UnknownHost)?;
         let taken = PREFIX.len() + name.len();
-        let whole = target.path_and_query().map_or("/", PathAndQuery::as_str);
-        *target = whole[taken..].parse().map_err(|_| UnknownHost)?;
+        take_off(target, taken).ok_or(UnknownHost)?;
         Ok(Site(place + 1))
+    }
+
+    /// A `Location` or the like that is a path only (RFC 9110 §10.2.2): from the host of `site` it leads
+    /// to that host, which the client finds under a prefix, `identity`'s before it. `None` if it stays
+    /// as it is.
+    pub fn led_back(
+        &self,
+        site: Site,
+        identity: Option<&str>,
+        reference: &[u8],
+    ) -> Option<Vec<u8>> {
+        let host = site.0.checked_sub(1).and_then(|place| self.names.get(place));
+        if host.is_none() && identity.is_none() {
+            return None;
+        }
+        let is_path = reference.starts_with(b"/") && !reference.starts_with(b"//");
+        let identity = identity.map(identity_path).unwrap_or_default();
+        let host = host.map(|name| path_of(name)).unwrap_or_default();
+        is_path.then(|| [identity.as_bytes(), host.as_bytes(), reference].concat())
     }
 }
 
-impl Routes {
-    /// A `Location` or the like that is a path only (RFC 9110 §10.2.2): from the host of `site` it leads
-    /// to that host, which the client finds under the prefix. `None` if it stays as it is.
-    pub fn led_back(&self, site: Site, reference: &[u8]) -> Option<Vec<u8>> {
-        let name = self.names.get(site.0.checked_sub(1)?)?;
-        let is_path = reference.starts_with(b"/") && !reference.starts_with(b"//");
-        is_path.then(|| [path_of(name).as_bytes(), reference].concat())
+/// The identity that the path of `target` names. The prefix is taken off it. A name that no identity
+/// can have is an error, which says it.
+pub fn take_identity(target: &mut Uri) -> Result<Option<Box<str>>, String> {
+    let Some(rest) = target.path().strip_prefix(AS) else { return Ok(None) };
+    let name = rest.split('/').next().unwrap_or_default();
+    if name.len() == rest.len() || !IdentitySettings::is_name(name) {
+        return Err(name.to_owned());
     }
+    let (name, taken): (Box<str>, _) = (name.into(), AS.len() + name.len());
+    take_off(target, taken).ok_or_else(|| name.to_string())?;
+    Ok(Some(name))
+}
+
+/// Where everything is that `identity` is to be asked for.
+pub fn identity_path(identity: &str) -> String {
+    format!("{AS}{identity}")
+}
+
+/// Takes so many bytes off the path; what follows goes on byte for byte.
+fn take_off(target: &mut Uri, taken: usize) -> Option<()> {
+    let whole = target.path_and_query().map_or("/", PathAndQuery::as_str);
+    *target = whole[taken..].parse().ok()?;
+    Some(())
 }
 
 /// Where the host of this name is found through the proxy.
@@ -80,6 +119,7 @@ mod tests {
             name: name.into(),
             origin: Origin::parse("https://h.test").unwrap(),
             websocket,
+            rewrite_links: true,
         };
         let routes = Routes::new(&[host("media", false), host("ws", true)]);
         let mut target = target.parse().unwrap();
@@ -107,10 +147,11 @@ mod tests {
             name: "media".into(),
             origin: Origin::parse("https://h.test").unwrap(),
             websocket: false,
+            rewrite_links: true,
         };
         let routes = Routes::new(&[host]);
         let led_back = |site, reference: &str| {
-            let led_back = routes.led_back(Site(site), reference.as_bytes());
+            let led_back = routes.led_back(Site(site), None, reference.as_bytes());
             led_back.map(|path| String::from_utf8(path).unwrap())
         };
         assert_eq!(led_back(1, "/a?b").as_deref(), Some("/.ringbearer/media/a?b"));
@@ -118,6 +159,61 @@ mod tests {
             [(0, "/a"), (1, "//evil.test/a"), (1, "https://h.test/a"), (1, "a"), (2, "/a")]
         {
             assert_eq!(led_back(site, reference), None, "{site} {reference}");
+        }
+    }
+
+    #[test]
+    fn a_relative_reference_stays_under_the_identitys_prefix() {
+        let host = HostSettings {
+            name: "media".into(),
+            origin: Origin::parse("https://h.test").unwrap(),
+            websocket: false,
+            rewrite_links: true,
+        };
+        let routes = Routes::new(&[host]);
+        let led_back = |site, reference: &str| {
+            let led_back = routes.led_back(Site(site), Some("sales"), reference.as_bytes());
+            led_back.map(|path| String::from_utf8(path).unwrap())
+        };
+        assert_eq!(led_back(0, "/a?b").as_deref(), Some("/.ringbearer/as/sales/a?b"));
+        assert_eq!(led_back(1, "/a").as_deref(), Some("/.ringbearer/as/sales/.ringbearer/media/a"));
+        assert_eq!(led_back(1, "https://h.test/a"), None);
+        assert_eq!(led_back(0, "//evil.test/a"), None);
+    }
+
+    #[test]
+    fn an_identitys_prefix_is_taken_off_and_the_rest_keeps_its_bytes() {
+        let taken = |target: &str| {
+            let mut target = target.parse().unwrap();
+            let name = take_identity(&mut target)?;
+            Ok((name.as_deref().unwrap_or_default().to_owned(), target.to_string()))
+        };
+        for (target, name, rest) in [
+            ("/restapi/v1.0/a?b", "", "/restapi/v1.0/a?b"),
+            ("/.ringbearer/media/a", "", "/.ringbearer/media/a"),
+            (
+                "/.ringbearer/as/sales/restapi/%7Ea%2Fb?x=%20&y",
+                "sales",
+                "/restapi/%7Ea%2Fb?x=%20&y",
+            ),
+            ("/.ringbearer/as/sales/", "sales", "/"),
+            ("/.ringbearer/as/a-b_1/.ringbearer/media/a", "a-b_1", "/.ringbearer/media/a"),
+            ("http://evil.test/.ringbearer/as/sales/a", "sales", "/a"),
+            ("/.ringbearer/as/sales//evil.test/a", "sales", "//evil.test/a"),
+            ("/.ringbearer/as/a/.ringbearer/as/b/c", "a", "/.ringbearer/as/b/c"),
+            ("/%2eringbearer/as/sales/a", "", "/%2eringbearer/as/sales/a"),
+        ] {
+            assert_eq!(taken(target), Ok((name.to_owned(), rest.to_owned())), "{target}");
+        }
+        for (target, name) in [
+            ("/.ringbearer/as/", ""),
+            ("/.ringbearer/as/sales", "sales"),
+            ("/.ringbearer/as/sales?a", "sales"),
+            ("/.ringbearer/as//a", ""),
+            ("/.ringbearer/as/../a", ".."),
+            ("/.ringbearer/as/sal%65s/a", "sal%65s"),
+        ] {
+            assert_eq!(taken(target), Err(name.to_owned()), "{target}");
         }
     }
 

@@ -3,9 +3,10 @@
 //! Without clients in the configuration whoever reaches a listener may call. With them, a request
 //! shows a key: as Bearer, as the password of Basic, or in `X-Api-Key`; or a token that the facade
 //! gave for one. Then, in this order: the identity of the listener, which nothing a client sends can
-//! change; `X-Ringbearer-Identity`; the identity that the token is for; that of the host; at a login,
-//! the one that the client id names; the client's usual one; the only one there is. Paths choose
-//! nothing, because several SDKs drop a path from their base URL.
+//! change; that of the path (`/.ringbearer/as/NAME/`, for clients that keep the path of their base
+//! URL; several SDKs drop it); `X-Ringbearer-Identity`; the identity that the token is for; that of
+//! the host; at a login, the one that the client id names; the client's usual one; the only one there
+//! is. Where two of the first four are there, they have to agree.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,7 +19,8 @@ use zeroize::Zeroizing;
 
 use super::facade::pass::Pass;
 use super::headers::Found;
-use crate::secret::KeyDigest;
+use super::routes::AS;
+use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
 
 /// Another field that carries a key. It never goes further.
@@ -36,6 +38,8 @@ pub struct Selection {
 pub struct Asked<'a> {
     /// The identity of the listener, if it has one.
     pub fixed: Option<&'a str>,
+    /// The identity that its path has named.
+    pub path: Option<&'a str>,
     /// The request's target.
     pub uri: &'a Uri,
     /// Its fields.
@@ -114,16 +118,24 @@ impl Selection {
         asked: Asked<'a>,
         pass: Option<&'a Pass>,
     ) -> Result<Chosen<'a>, Denied> {
+        let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
+        self.choose_for(self.caller(asked.fields, pass)?, asked, hint)
+    }
+
+    /// Who calls; none where nobody shows a key. `pass` is the facade's token that is shown.
+    pub fn caller(
+        &self,
+        fields: &HeaderMap,
+        pass: Option<&Pass>,
+    ) -> Result<Option<&ClientSettings>, Denied> {
         if let Some(pass) = pass {
-            return self.choose_for(self.holder(pass)?, asked, Hint::Sealed(&pass.identity));
+            return self.holder(pass);
         }
-        let client = if self.asks_for_key() {
-            let key = shown_key(asked.fields).ok_or(Denied::NoKey)?;
-            Some(self.client(&key).ok_or(Denied::UnknownKey)?)
-        } else {
-            None
-        };
-        self.choose_for(client, asked, Hint::None)
+        if !self.asks_for_key() {
+            return Ok(None);
+        }
+        let key = shown_key(fields).ok_or(Denied::NoKey)?;
+        self.client(&key).map(Some).ok_or(Denied::UnknownKey)
     }
 
     /// Whose pass it is, if they may still call as its identity; none where nobody shows a key.
@@ -161,15 +173,7 @@ impl Selection {
         asked: Asked<'a>,
         hint: Hint<'a>,
     ) -> Result<Chosen<'a>, Denied> {
-        let named = asked.found.identity(asked.fields);
-        let named = named.map(|name| String::from_utf8_lossy(name.as_bytes()));
-        if let (Some(fixed), Some(name)) = (asked.fixed, &named)
-            && name != fixed
-        {
-            let who = format!("whoever comes in where \"{fixed}\" listens");
-            return Err(Denied::NotBound { who, identity: name.clone().into_owned() });
-        }
-        let chosen = asked.fixed.map(Cow::Borrowed).or(named);
+        let chosen = named(asked)?;
         let chosen = match (hint, chosen) {
             (Hint::Sealed(identity), Some(other)) if other != identity => {
                 let who = format!("the access token of \"{identity}\"");
@@ -229,6 +233,26 @@ impl Bound {
     }
 }
 
+/// The identity that the listener, the path or the field names, on which they have to agree.
+fn named(asked: Asked<'_>) -> Result<Option<Cow<'_, str>>, Denied> {
+    let field = asked.found.identity(asked.fields);
+    let field = field.map(|name| String::from_utf8_lossy(name.as_bytes()));
+    let mut chosen = asked.fixed.map(Cow::Borrowed);
+    for name in [asked.path.map(Cow::Borrowed), field].into_iter().flatten() {
+        match chosen {
+            Some(other) if other != name => {
+                let who = match asked.fixed {
+                    Some(fixed) => format!("whoever comes in where \"{fixed}\" listens"),
+                    None => format!("whoever calls under {AS}{other}/"),
+                };
+                return Err(Denied::NotBound { who, identity: name.into_owned() });
+            }
+            _ => chosen = Some(name),
+        }
+    }
+    Ok(chosen)
+}
+
 /// The key that a request shows, wherever it does.
 fn shown_key(fields: &HeaderMap) -> Option<Zeroizing<Vec<u8>>> {
     if let Some(key) = fields.get(API_KEY) {
@@ -258,7 +282,7 @@ mod tests {
 
     fn client(name: &str, keys: &[&str], identities: Bound) -> ClientSettings {
         let keys = keys.iter().map(|key| KeyDigest::of(key.as_bytes())).collect();
-        ClientSettings { name: name.into(), keys, identities, client_id: None }
+        ClientSettings { name: name.into(), keys, identities, client_id: None, rewrite_links: true }
     }
 
     fn selection() -> Selection {
@@ -283,7 +307,7 @@ mod tests {
             fields.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
-        let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
+        let asked = Asked { fixed, path: None, uri: &uri, fields: &fields, found: &found };
         selection.choose(asked, None).map(name)
     }
 
@@ -318,6 +342,53 @@ mod tests {
             denied,
             "whoever comes in where \"support\" listens may not call as identity \"hr\""
         );
+    }
+
+    #[test]
+    fn a_path_has_to_agree_with_listener_field_token_and_client() {
+        let selection = selection();
+        let chosen =
+            |fixed, lines: &[(&'static str, &'static str)], hint, client: Option<usize>| {
+                let mut fields = HeaderMap::new();
+                for (name, value) in lines {
+                    fields.append(*name, HeaderValue::from_static(value));
+                }
+                let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
+                let path = Some("sales");
+                let asked = Asked { fixed, path, uri: &uri, fields: &fields, found: &found };
+                let client = client.map(|index| &selection.clients[index]);
+                let chosen = selection.choose_for(client, asked, hint);
+                chosen.map(name).map_err(|denied| denied.to_string())
+            };
+        let (sales, hr) = (("x-ringbearer-identity", "sales"), ("x-ringbearer-identity", "hr"));
+        let ok = Ok("sales".to_owned());
+        for hint in [Hint::None, Hint::Sealed("sales"), Hint::Wished("hr")] {
+            assert_eq!(chosen(None, &[], hint, None), ok);
+            assert_eq!(chosen(Some("sales"), &[sales], hint, Some(0)), ok);
+            assert_eq!(chosen(None, &[("host", "hr.test:8080")], hint, Some(1)), ok);
+        }
+        let denied = |who: &str, identity: &str| -> Result<String, String> {
+            Err(format!("{who} may not call as identity \"{identity}\""))
+        };
+        assert_eq!(
+            chosen(None, &[hr], Hint::None, None),
+            denied("whoever calls under /.ringbearer/as/sales/", "hr")
+        );
+        assert_eq!(
+            chosen(Some("support"), &[], Hint::None, None),
+            denied("whoever comes in where \"support\" listens", "sales")
+        );
+        assert_eq!(
+            chosen(None, &[], Hint::Sealed("hr"), None),
+            denied("the access token of \"hr\"", "sales")
+        );
+        let bound = client("hr-only", &["key"], Bound::To(vec!["hr".into()]));
+        let (uri, fields) = (Uri::from_static("/restapi"), HeaderMap::new());
+        let found = Found::in_request(&fields);
+        let asked =
+            Asked { fixed: None, path: Some("sales"), uri: &uri, fields: &fields, found: &found };
+        let refused = selection.choose_for(Some(&bound), asked, Hint::None).unwrap_err();
+        assert_eq!(Err(refused.to_string()), denied("client \"hr-only\"", "sales"));
     }
 
     #[test]
@@ -370,7 +441,7 @@ mod tests {
                     fields.append(*name, HeaderValue::from_str(value).unwrap());
                 }
                 let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
-                let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
+                let asked = Asked { fixed, path: None, uri: &uri, fields: &fields, found: &found };
                 selection.choose(asked, Some(pass)).map(name)
             };
         let billing = pass(Some("billing"), "support");
@@ -427,7 +498,7 @@ mod tests {
             let mut fields = HeaderMap::new();
             fields.insert("host", HeaderValue::from_static(host));
             let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
-            let asked = Asked { fixed, uri: &uri, fields: &fields, found: &found };
+            let asked = Asked { fixed, path: None, uri: &uri, fields: &fields, found: &found };
             let client = client.map(|index| &asking.clients[index]);
             asking.choose_for(client, asked, Hint::Wished(wished)).map(name)
         };

@@ -26,6 +26,8 @@ pub struct Rules {
     /// The default and the longest life of a refresh token.
     #[serde(with = "seconds")]
     pub refresh_token_ttl: Duration,
+    /// The least length of an access token. RingCentral's are JWTs of several hundred characters.
+    pub access_token_length: usize,
     /// By how many seconds `expires_in` understates the true life; RingCentral often answers 3599.
     pub expires_in_less: u64,
     /// Whether a refresh leaves the old access token alive until its own expiry.
@@ -126,6 +128,7 @@ impl Default for Rules {
             access_token_ttl: Duration::from_secs(3600),
             access_token_ttl_min: Duration::from_secs(600),
             refresh_token_ttl: Duration::from_secs(604_800),
+            access_token_length: 0,
             expires_in_less: 0,
             old_access_token_lives: false,
             corrupted_for: Duration::from_secs(10),

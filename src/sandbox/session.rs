@@ -99,7 +99,7 @@ impl Sessions {
         self.make_room(&opening, rules, now);
         self.opened += 1;
         let id = self.opened;
-        let current = self.mint(id, opening.lives, now);
+        let current = self.mint(id, opening.lives, rules, now);
         let endpoint_id = opening.endpoint_id.unwrap_or_else(|| format!("sandbox-endpoint-{id}"));
         let session = Session {
             application: opening.application,
@@ -219,7 +219,7 @@ impl Sessions {
         rules: &Rules,
         now: Timestamp,
     ) -> Granted {
-        let fresh = self.mint(id, lives, now);
+        let fresh = self.mint(id, lives, rules, now);
         let session = self.alive.get_mut(&id).expect("the caller has just found it");
         let old = std::mem::replace(&mut session.current, fresh);
         let previous = Previous { refresh: token.to_owned(), rotated: now };
@@ -237,10 +237,15 @@ impl Sessions {
         granted
     }
 
-    fn mint(&mut self, session: u64, lives: Lives, now: Timestamp) -> Pair {
+    fn mint(&mut self, session: u64, lives: Lives, rules: &Rules, now: Timestamp) -> Pair {
         self.serial += 1;
         let serial = self.serial;
-        let access = format!("{MARK}access-{session}-{serial}-{:016x}", mix(self.seed, serial * 2));
+        let secret = mix(self.seed, serial * 2);
+        let access = format!(
+            "{:x<1$}",
+            format!("{MARK}access-{session}-{serial}-{secret:016x}"),
+            rules.access_token_length
+        );
         let until = now + lives.access;
         self.access.insert(access.clone(), Access { session, serial, until, died: None });
         let refresh = lives.refresh.map(|life| {
@@ -254,6 +259,9 @@ impl Sessions {
     }
 
     fn make_room(&mut self, opening: &Opening, rules: &Rules, now: Timestamp) {
+        if self.alive.len() < rules.max_sessions {
+            return;
+        }
         loop {
             let mine = self.alive.iter().filter(|(_, session)| {
                 session.user == opening.user

@@ -29,10 +29,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
-use crate::proxy::{Admission, Limits, Links, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
-use crate::token::identities::{Identities, IdentityId};
+use crate::token::identities::Identities;
 use crate::upstream::LocalExecutor;
 
 /// How long clients get to go by themselves before idle connections are closed.
@@ -73,10 +73,10 @@ pub(super) struct Blueprint {
     pub(super) clock: Clock,
 }
 
-/// A listener, and the identity that everybody who comes in by it calls as.
+/// A listener, and what holds for whoever comes in by it.
 pub(super) struct Entrance {
     pub(super) listener: TcpListener,
-    pub(super) identity: Option<IdentityId>,
+    pub(super) entry: Entry,
 }
 
 /// What every connection of one worker shares.
@@ -177,7 +177,7 @@ impl Worker {
     }
 
     /// Accepts until draining has lingered, then whatever the kernel has accepted already.
-    async fn accept(self: Rc<Self>, Entrance { listener, identity }: Entrance) {
+    async fn accept(self: Rc<Self>, Entrance { listener, entry }: Entrance) {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener cannot be used"),
@@ -191,7 +191,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(stream, peer, identity),
+                    Ok((stream, peer)) => self.take(stream, peer, entry),
                     Err(error) => self.accept_failed(&error).await,
                 },
                 () = &mut lingered => return,
@@ -205,14 +205,14 @@ impl Worker {
         self.clock.sleep(Duration::from_millis(100)).await;
     }
 
-    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, fixed: Option<IdentityId>) {
+    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entry: Entry) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
         match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), fixed))),
-            None => drop(spawn_local(self.h1(TokioIo::new(stream), fixed))),
-            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, fixed))),
+            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), entry))),
+            None => drop(spawn_local(self.h1(TokioIo::new(stream), entry))),
+            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry))),
         }
     }
 
@@ -221,48 +221,36 @@ impl Worker {
         tls: TlsAcceptor,
         stream: TcpStream,
         peer: SocketAddr,
-        fixed: Option<IdentityId>,
+        entry: Entry,
     ) {
         match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
             Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.h2(TokioIo::new(io), fixed).await;
+                self.h2(TokioIo::new(io), entry).await;
             }
-            Ok(Ok(io)) => self.h1(TokioIo::new(io), fixed).await,
+            Ok(Ok(io)) => self.h1(TokioIo::new(io), entry).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
         }
     }
 
-    fn h1<I: Io>(
-        self: &Rc<Self>,
-        io: I,
-        fixed: Option<IdentityId>,
-    ) -> impl Future<Output = ()> + use<I> {
+    fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
-        let service = self.service(&activity, fixed);
+        let service = self.service(&activity, entry);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity)
     }
 
-    fn h2<I: Io>(
-        self: &Rc<Self>,
-        io: I,
-        fixed: Option<IdentityId>,
-    ) -> impl Future<Output = ()> + use<I> {
+    fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
-        let service = self.service(&activity, fixed);
+        let service = self.service(&activity, entry);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
-    fn either<I: Io>(
-        self: &Rc<Self>,
-        io: I,
-        fixed: Option<IdentityId>,
-    ) -> impl Future<Output = ()> + use<I> {
+    fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
-        let service = self.service(&activity, fixed);
+        let service = self.service(&activity, entry);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
         let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
@@ -281,7 +269,7 @@ impl Worker {
     fn service(
         self: &Rc<Self>,
         activity: &Rc<Activity>,
-        fixed: Option<IdentityId>,
+        entry: Entry,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Answering>,
@@ -292,7 +280,7 @@ impl Worker {
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
             let version = request.version();
-            let answer = Rc::clone(&worker.proxy).handle(request, fixed);
+            let answer = Rc::clone(&worker.proxy).handle(request, entry);
             answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
         })
     }

@@ -6,7 +6,7 @@ use super::identity::check_name;
 use super::resolve::non_empty;
 use super::{Bound, ClientSettings, IdentitySettings, SettingsError, Warning};
 use crate::config::ClientConfig;
-use crate::secret::KeyDigest;
+use crate::key::KeyDigest;
 
 /// Every `[client.NAME]`, by name. `known` are the configured identities.
 pub(super) fn clients(
@@ -30,7 +30,7 @@ fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsEr
     let digests = config.key_sha256.unwrap_or_default();
     let keys: Vec<_> = digests
         .iter()
-        .map(|text| KeyDigest::parse(text).ok_or(SettingsError::KeyDigest))
+        .map(|text| KeyDigest::parse(text).ok_or(SettingsError::KeyDigest { key: "key_sha256" }))
         .collect::<Result<_, _>>()?;
     if keys.is_empty() {
         return Err(SettingsError::Missing {
@@ -43,6 +43,7 @@ fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsEr
         keys,
         identities: bound(config.identities)?,
         client_id: non_empty("client_id", config.client_id)?,
+        rewrite_links: config.rewrite_links.unwrap_or(true),
     })
 }
 

@@ -109,12 +109,15 @@ pub enum SettingsError {
         "hosts has {host:?}, which is no host name: write it like \"sales.example.com\" or \"localhost:8080\""
     )]
     HostName { host: String },
+    #[error(
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser \
+         does, such as \"https://app.example.com\"; there is no \"*\""
+    )]
+    CorsOrigin,
+    #[error("this name is taken: /.ringbearer/as/NAME/ leads to an identity")]
+    ReservedHost,
     #[error("identity {other:?} has the host {host:?} too: it can lead to one of them only")]
     SameHost { host: String, other: String },
-    #[error(
-        "key_sha256 must be 64 hexadecimal digits, the SHA-256 digest of a key: `ringbearer keygen` makes both"
-    )]
-    KeyDigest,
     #[error("client {other:?} has the same key: give each its own, or nobody can tell them apart")]
     SameKey { other: String },
     #[error("identities has {name:?}, which can be no identity's name")]
@@ -161,6 +164,19 @@ pub enum SettingsError {
         "facade.redirect_uris has {uri:?}: write whole URIs without #, such as \"https://app.example.com/callback\""
     )]
     RedirectUri { uri: String },
+    #[error(
+        "admin.listen {address} can be reached from other machines: listen on 127.0.0.1, or set \
+         admin.allow_remote = true if the network keeps strangers out"
+    )]
+    RemoteAdmin { address: SocketAddr },
+    #[error("admin.listen {address} is where apps are served (proxy.listen): choose another port")]
+    AdminAddress { address: SocketAddr },
+    #[error("admin.hosts holds \"{host}\": write host names without scheme, port or path")]
+    AdminHost { host: String },
+    #[error(
+        "{key} is not a digest of 64 hexadecimal digits: `ringbearer keygen` prints a key and its digest"
+    )]
+    KeyDigest { key: &'static str },
     #[error("log.format must be \"text\" or \"json\"")]
     LogFormat,
     #[error("log.filter is not a filter such as \"info\" or \"warn,ringbearer=debug\"")]
@@ -222,6 +238,13 @@ pub enum Warning {
         "{address} speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]"
     )]
     PlainClients { address: SocketAddr },
+    #[error("whoever reaches {address} sees the state of every identity (admin.allow_remote)")]
+    RemoteAdmin { address: SocketAddr },
+    #[error(
+        "proxy.hosts is \"*\": a web page may make a name of its own lead here, and then call as the \
+         identity (DNS rebinding): name the hosts that clients use"
+    )]
+    AnyHost,
     #[error("{key} {url} is plain http: tokens cross the network in clear text")]
     PlainHttp { key: &'static str, url: String },
     #[error(

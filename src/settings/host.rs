@@ -35,6 +35,9 @@ fn host(
     warnings: &mut Vec<Warning>,
 ) -> Result<HostSettings, SettingsError> {
     check_name(name)?;
+    if name == "as" {
+        return Err(SettingsError::ReservedHost);
+    }
     let url = config.url.ok_or(SettingsError::Missing {
         key: "url",
         cure: "name scheme and host, such as https://media.ringcentral.com; wss:// for WebSockets",
@@ -53,7 +56,8 @@ fn host(
         warnings.push(Warning::PlainHttp { key: "host", url: origin.to_string() });
     }
     refuse_own("url", &origin)?;
-    Ok(HostSettings { name: name.to_owned(), origin, websocket })
+    let rewrite_links = config.rewrite_links.unwrap_or(true);
+    Ok(HostSettings { name: name.to_owned(), origin, websocket, rewrite_links })
 }
 
 /// Where RingCentral keeps media and notifications. A stand-in has them at its own origin.
@@ -65,6 +69,7 @@ fn ringcentrals(platform: &Origin) -> Vec<HostSettings> {
         name: name.to_owned(),
         origin: Origin::parse(url).expect("it is one"),
         websocket,
+        rewrite_links: true,
     };
     vec![
         known("media", "https://media.ringcentral.com", false),

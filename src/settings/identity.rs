@@ -178,7 +178,7 @@ fn identity(
 }
 
 /// Host names as they are compared: in lower case.
-fn hosts(written: Option<Vec<String>>) -> Result<Vec<String>, SettingsError> {
+pub(super) fn hosts(written: Option<Vec<String>>) -> Result<Vec<String>, SettingsError> {
     let is_host = |host: &String| {
         let authority: Result<http::uri::Authority, _> = host.parse();
         authority.is_ok_and(|authority| !authority.as_str().contains('@'))

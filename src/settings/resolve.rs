@@ -14,13 +14,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
+use super::admin::admin;
 use super::client::clients;
 use super::facade::facade;
 use super::host::hosts;
-use super::identity::{Endpoints, applications, identities};
+use super::identity::{self, Endpoints, applications, identities};
 use super::{
-    IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings, RedisSettings,
-    Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
+    RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
@@ -62,12 +63,14 @@ pub(super) fn settings(
         warnings.extend(unused.map(|it| Warning::UnusedApplication { name: it.name.clone() }));
     }
     let store = store(config.store, &identities, &mut sources, environment, directory)?;
+    let served: Vec<_> = proxy.listen.iter().chain(&own).copied().collect();
+    let admin = admin(config.admin, &served, &mut warnings)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
     let settings =
-        Settings { proxy, upstream, applications, identities, clients, facade, store, log };
+        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
     Ok((settings, warnings))
 }
 
@@ -95,6 +98,8 @@ fn proxy(
     Ok(ProxySettings {
         tls: config.tls.map(|tls| inbound_tls(tls, directory, warnings)).transpose()?,
         listen,
+        hosts: host_names(config.hosts, is_open, warnings)?,
+        cors_origins: cors_origins(config.cors_origins.unwrap_or_default())?,
         h2c: config.h2c.unwrap_or(false),
         rewrite_links: config.rewrite_links.unwrap_or(true),
         public_url: config.public_url.as_deref().map(public_url).transpose()?,
@@ -116,6 +121,24 @@ fn proxy(
         )?,
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
     })
+}
+
+fn host_names(
+    written: Option<Vec<String>>,
+    is_open: bool,
+    warnings: &mut Vec<Warning>,
+) -> Result<HostNames, SettingsError> {
+    let Some(written) = written else { return Ok(HostNames::Usual) };
+    if written.iter().any(|host| host == "*") {
+        warnings.extend(is_open.then_some(Warning::AnyHost));
+        return Ok(HostNames::Any);
+    }
+    identity::hosts(Some(written)).map(HostNames::AndThese)
+}
+
+fn cors_origins(written: Vec<String>) -> Result<Vec<Origin>, SettingsError> {
+    let origin = |text: String| Origin::parse(&text).map_err(|_| SettingsError::CorsOrigin);
+    written.into_iter().map(origin).collect()
 }
 
 /// Whom the listeners let in.

@@ -69,6 +69,20 @@ fn debug_output_of_settings_holds_no_secret() {
 }
 
 #[test]
+fn any_host_is_warned_of_where_anybody_may_call() {
+    let any = format!("{LEAST}[proxy]\nhosts = '*'\n");
+    let (settings, warnings) = load(&any).unwrap();
+    assert_eq!((settings.proxy.hosts, warnings), (HostNames::Any, vec![Warning::AnyHost]));
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let client = format!("[client.a]\nkey_sha256 = '{digest}'\nidentities = 'sales'\n");
+    assert_eq!(load(&(any + &client)).unwrap().1, [], "a page has no key");
+    let some = loaded(&format!("{LEAST}[proxy]\nhosts = ['A.test', 'b.test:81']\n"));
+    let names = ["a.test", "b.test:81"].map(str::to_owned).to_vec();
+    assert_eq!(some.proxy.hosts, HostNames::AndThese(names));
+    assert_eq!(loaded(LEAST).proxy.hosts, HostNames::Usual);
+}
+
+#[test]
 fn each_kind_of_credential_is_understood() {
     let credential = |lines: &str| {
         let settings = loaded(&LEAST.replace("jwt = \"canary-jwt\"", lines));
@@ -317,4 +331,24 @@ fn the_facade_answers_unless_told_otherwise_with_the_keys_it_is_given() {
     let facade = loaded(&lines).facade;
     assert_eq!((facade.answers, facade.keys.len()), (false, 2));
     assert!(!format!("{facade:?}").contains(&key));
+}
+
+#[test]
+fn nobody_listens_for_operators_unless_asked_to_and_strangers_are_warned_about() {
+    assert!(loaded(LEAST).admin.is_none());
+    assert!(loaded(&format!("{LEAST}[admin]\nallow_remote = true")).admin.is_none());
+    let digest = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683";
+    let (settings, warnings) = load(&format!(
+        "{LEAST}[admin]\nlisten = ['127.0.0.1:0', '0.0.0.0:9090']\nallow_remote = true\n\
+         key_sha256 = '{digest}'\nhosts = ['ringbearer.internal', '10.0.0.1', '[::1]']"
+    ))
+    .unwrap();
+    let admin = settings.admin.unwrap();
+    assert_eq!(admin.listen.len(), 2);
+    assert_eq!(admin.hosts, ["ringbearer.internal", "10.0.0.1", "[::1]"]);
+    assert!(admin.key.unwrap().is_of("key"));
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["whoever reaches 0.0.0.0:9090 sees the state of every identity (admin.allow_remote)"]
+    );
 }

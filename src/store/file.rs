@@ -7,6 +7,7 @@
 //! writes when it goes on is refused by generation, in one step with the comparison. It refuses to
 //! follow links, to read what others could have written, and to write where others could.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
@@ -22,7 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use self::lock::{Lock, Locks, flock};
-use super::pulse::{HEARTBEAT, LEASE, Pulse};
+use super::pulse::{HEARTBEAT, LEASE};
 use super::seal::Seal;
 use super::{
     Change, Enrolment, Entry, Hold, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
@@ -45,6 +46,9 @@ const PROBE_BYTES: usize = 64 * 1024;
 
 /// So many threads wait for the disk at once; a thousand identities would each take one.
 const PARALLEL: usize = 4;
+
+/// How many sessions are looked at in one piece.
+const SURVEYED_AT_ONCE: usize = 64;
 
 /// How often a lock is tried that another process has at the moment, and how long apart.
 const LOCK_TRIES: u32 = 800;
@@ -115,9 +119,8 @@ impl TokenStore for FileStore {
 
     fn lease<'a>(&'a self, identity: &'a str) -> StoreFuture<'a, Option<Lease>> {
         Box::pin(async move {
-            let pulse = Pulse::start();
             let held = self.lock(self.directory.path(identity, "lock"), LEASE).await?;
-            Ok(held.map(|lock| Lease::new(identity, Leased::new(lock, pulse))))
+            Ok(held.map(|lock| Lease::new(identity, Leased::new(lock))))
         })
     }
 
@@ -177,8 +180,17 @@ impl TokenStore for FileStore {
         self.on_disk(move |directory| directory.enrolment(&identity))
     }
 
+    /// In pieces: whoever needs the disk meanwhile does not wait for tens of thousands of files.
     fn survey(&self) -> StoreFuture<'_, Vec<Surveyed>> {
-        self.on_disk(Directory::survey)
+        Box::pin(async move {
+            let mut names = self.on_disk(Directory::names).await?.into_iter().peekable();
+            let mut lines = Vec::new();
+            while names.peek().is_some() {
+                let piece: Vec<String> = names.by_ref().take(SURVEYED_AT_ONCE).collect();
+                lines.extend(self.on_disk(move |directory| Ok(directory.survey(piece))).await?);
+            }
+            Ok(lines)
+        })
     }
 
     fn post<'a>(
@@ -213,6 +225,15 @@ impl TokenStore for FileStore {
         })
     }
 
+    /// Without the lock: a ledger is replaced as a whole.
+    fn ledger<'a>(&'a self, application: &'a str) -> StoreFuture<'a, (Ledger, Timestamp)> {
+        let path = self.directory.ledger(application);
+        Box::pin(async move {
+            let ledger = self.on_disk(move |_| read_ledger(&path)).await?;
+            Ok((ledger, self.clock.now()))
+        })
+    }
+
     fn check(&self) -> StoreFuture<'_, ()> {
         self.on_disk(|directory| {
             directory.prepare()?;
@@ -224,37 +245,33 @@ impl TokenStore for FileStore {
 /// A lease that a heartbeat keeps.
 struct Leased {
     lock: Arc<Lock>,
-    pulse: Arc<Pulse>,
     heartbeat: JoinHandle<()>,
 }
 
 impl Leased {
-    fn new(lock: Lock, pulse: Pulse) -> Self {
-        let (lock, pulse) = (Arc::new(lock), Arc::new(pulse));
-        let heartbeat = tokio::spawn({
-            // Weak: the lock goes with the lease, not with the end of this task.
-            let (lock, pulse) = (Arc::downgrade(&lock), Arc::clone(&pulse));
-            async move {
-                loop {
-                    Clock::system().sleep(HEARTBEAT).await;
-                    let (Some(lock), asked) = (lock.upgrade(), pulse.now()) else { return };
-                    // On a thread that may wait for the disk.
-                    let beat = move || lock.show_life() && lock.is_ours();
-                    match tokio::task::spawn_blocking(beat).await {
-                        Ok(true) => pulse.extended(asked),
-                        // Somebody else may have it: nothing is extended any more.
-                        _ => return,
-                    }
+    fn new(lock: Lock) -> Self {
+        let lock = Arc::new(lock);
+        // Weak: the lock goes with the lease, not with the end of this task.
+        let held = Arc::downgrade(&lock);
+        let heartbeat = tokio::spawn(async move {
+            loop {
+                Clock::system().sleep(HEARTBEAT).await;
+                let Some(lock) = held.upgrade() else { return };
+                // On a thread that may wait for the disk.
+                let beat = move || lock.show_life() && lock.is_ours();
+                if !matches!(tokio::task::spawn_blocking(beat).await, Ok(true)) {
+                    return;
                 }
             }
         });
-        Self { lock, pulse, heartbeat }
+        Self { lock, heartbeat }
     }
 }
 
 impl Hold for Leased {
+    /// In this order: once life was shown, whoever waits for the lock waits anew.
     fn is_live(&self) -> bool {
-        self.pulse.is_live() && self.lock.is_ours()
+        self.lock.show_life() && self.lock.is_ours()
     }
 }
 
@@ -462,12 +479,17 @@ impl Directory {
         Ok(SecretKey::parse(&new).expect("it is a key"))
     }
 
-    fn survey(&self) -> Result<Vec<Surveyed>, StoreError> {
-        let mut names = std::collections::BTreeSet::new();
+    /// Whose sessions and enrolments are here, in order.
+    fn names(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut names = BTreeSet::new();
         for entry in attempt("list", &self.path, fs::read_dir(&self.path))? {
             let entry = attempt("list", &self.path, entry)?;
             names.extend(identity_of(Path::new(&entry.file_name())));
         }
+        Ok(names)
+    }
+
+    fn survey(&self, names: Vec<String>) -> Vec<Surveyed> {
         let line = |identity: String| {
             let found = self.load(&identity).map(Entry::session);
             let session = found.unwrap_or_else(|error| {
@@ -479,7 +501,7 @@ impl Directory {
             Surveyed { identity, session, enrolled }
         };
         let lines = names.into_iter().map(line);
-        Ok(lines.filter(|line| line.enrolled || line.session.is_some()).collect())
+        lines.filter(|line| line.enrolled || line.session.is_some()).collect()
     }
 
     fn probe(&self, identity: &str) -> Result<(), StoreError> {

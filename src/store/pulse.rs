@@ -1,7 +1,8 @@
 //! How long a lease keeps others out, and whether it still does.
 //!
 //! A holder shows life every [`HEARTBEAT`]. Whoever wants the lease waits until none was shown for
-//! [`LEASE`]; the holder stops relying on it [`MARGIN`] earlier, so that the two never overlap.
+//! [`LEASE`]. Where the holder cannot look who has it, it stops relying on it [`MARGIN`] earlier, so
+//! that the two never overlap.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

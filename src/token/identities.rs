@@ -23,7 +23,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::secret::SecretKey;
 use crate::settings::{ApplicationSettings, IdentitySettings};
-use crate::store::{Change, Enrolment, StoreError, TokenStore};
+use crate::store::{Change, Enrolment, StoreError, Surveyed, TokenStore};
 use crate::telemetry::chain;
 
 /// Which identity, as an index.
@@ -72,6 +72,18 @@ impl Identities {
         endpoint: TokenEndpoint,
         clock: Clock,
     ) -> Self {
+        let all = Self::on_demand(settings, store, endpoint, clock);
+        all.iter().for_each(|(_, keeper)| keeper.hire());
+        all
+    }
+
+    /// As [`new`](Self::new), but nobody's token is looked after before somebody asks for it.
+    pub fn on_demand(
+        settings: &[Arc<IdentitySettings>],
+        store: Arc<dyn TokenStore>,
+        endpoint: TokenEndpoint,
+        clock: Clock,
+    ) -> Self {
         let (agency, hired) = unbounded_channel();
         let mut all = Self {
             keepers: boxcar::Vec::new(),
@@ -90,8 +102,7 @@ impl Identities {
         };
         for identity in settings {
             all.open_queue(&identity.application);
-            let id = all.add(Arc::clone(identity));
-            all.keeper(id).hire();
+            all.add(Arc::clone(identity));
         }
         all.configured = settings.len();
         all
@@ -141,6 +152,27 @@ impl Identities {
     /// All that are known here: those of the configuration, in its order, then the others.
     pub fn iter(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
         (0..).map(IdentityId).zip(self.keepers.iter().map(|(_, keeper)| &**keeper))
+    }
+
+    /// Those of the configuration, in its order.
+    pub fn configured(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
+        self.iter().take(self.configured)
+    }
+
+    /// Those that were added, have been asked for here, and are there still.
+    pub fn added(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
+        let others = self.iter().skip(self.configured);
+        others.filter(|(id, keeper)| self.find(keeper.name()) == Some(*id))
+    }
+
+    /// The applications whose identities these are.
+    pub fn applications(&self) -> &[Arc<ApplicationSettings>] {
+        &self.applications
+    }
+
+    /// Where the sessions are kept.
+    pub fn store(&self) -> &dyn TokenStore {
+        &*self.store
     }
 
     /// Adds an identity for good, in the store and here.
@@ -204,7 +236,7 @@ impl Identities {
                     let keeper = Arc::clone(&self.keepers[id.index()]);
                     let around = self.surroundings(&keeper, &ending);
                     let stays = id.index() < self.configured;
-                    drivers.spawn(Driver::new(keeper, around, stays).run());
+                    drivers.spawn(Box::new(Driver::new(keeper, around, stays)).run());
                 }
                 Some(ended) = drivers.join_next() => {
                     ended.expect("an identity's task does not panic");
@@ -347,8 +379,8 @@ impl Identities {
         }
     }
 
-    /// Looks from time to time whether the store still has what is known here. Changes are told of,
-    /// but not a loss: of a store that was emptied, or of a message on its way. It never returns.
+    /// Looks from time to time whether the store still has what is known here. A server tells of
+    /// changes, but not of its being emptied, nor of a message lost on its way. It never returns.
     async fn compare(&self) {
         loop {
             self.clock.sleep(COMPARE).await;
@@ -368,18 +400,13 @@ impl Identities {
 
     /// Wakes those whose session would otherwise end because nobody uses it. It never returns.
     async fn patrol(&self) {
+        // Those who wait for the first answers go first.
+        self.clock.sleep(FIRST_PATROL).await;
         loop {
             match self.store.survey().await {
                 Ok(found) => {
-                    let now = self.clock.now();
-                    for line in found {
-                        let due = line.session.and_then(|it| keep_alive_due(&line.identity, &it));
-                        if due.is_some_and(|due| due <= now + PATROL)
-                            && let Ok(Some(id)) = self.discover(&line.identity).await
-                        {
-                            self.keeper(id).hire();
-                        }
-                    }
+                    let (surveyed, hired) = (found.len(), self.hire_due(found).await);
+                    debug!(surveyed, hired, "the store was searched for sessions near their end");
                 }
                 Err(error) => {
                     let cause = chain(&error);
@@ -388,6 +415,21 @@ impl Identities {
             }
             self.clock.sleep(PATROL).await;
         }
+    }
+
+    /// Sees to it that those are driven that are due before the next look; says how many are.
+    async fn hire_due(&self, found: Vec<Surveyed>) -> usize {
+        let (now, mut hired) = (self.clock.now(), 0);
+        for line in found {
+            let due = line.session.and_then(|session| keep_alive_due(&line.identity, &session));
+            if due.is_some_and(|due| due <= now + PATROL)
+                && let Ok(Some(id)) = self.discover(&line.identity).await
+            {
+                self.keeper(id).hire();
+                hired += 1;
+            }
+        }
+        hired
     }
 
     /// Notices when the wall clock is set back, which no deadline would. It never returns.
@@ -406,6 +448,9 @@ impl Identities {
 
 /// How often the store is searched for sessions near their end.
 const PATROL: Duration = Duration::from_secs(3600);
+
+/// How long after the start it is searched first.
+const FIRST_PATROL: Duration = Duration::from_secs(5);
 
 /// How often the store is compared with what is known.
 const COMPARE: Duration = Duration::from_secs(30);

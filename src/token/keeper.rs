@@ -8,22 +8,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, watch};
 
 use super::identities::IdentityId;
-use super::lifecycle::{Known, Lost, Signal, Standing};
+use super::lifecycle::{Dying, Known, Lost, RefreshLife, Signal, Standing};
 use super::slot::TokenSlot;
 use super::{Generation, Particulars, TokenSet};
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::Renewals;
 use crate::oauth::TokenError;
 use crate::secret::Secret;
 use crate::settings::{Credential, IdentitySettings};
 use crate::store::Enrolment;
 
+mod board;
 pub(super) mod driver;
 mod renewal;
 mod retire;
+
+use board::Board;
 
 /// One identity's token. Its methods may be called from any thread and any runtime.
 #[derive(Debug)]
@@ -31,9 +35,11 @@ pub struct Keeper {
     settings: Arc<IdentitySettings>,
     clock: Clock,
     slot: TokenSlot,
-    particulars: Mutex<Particulars>,
-    view: watch::Sender<View>,
+    /// Only while a driver is at work: idle identities are to take little room.
+    particulars: Mutex<Option<Box<Particulars>>>,
+    view: Board,
     signals: Signals,
+    renewals: Renewals,
     post: Post,
 }
 
@@ -66,10 +72,14 @@ pub struct KeeperStatus {
     pub usable: bool,
     /// Its latest token set, usable or not.
     pub generation: Option<Generation>,
+    /// When that set was issued.
+    pub issued_at: Option<Timestamp>,
     /// When that set's access token ends.
     pub expires_at: Option<Timestamp>,
     /// When that set's refresh token ends, if it has one and the server said so.
     pub refresh_expires_at: Option<Timestamp>,
+    /// The end of the refresh token, if everything hangs on it and it is near.
+    pub dying: Option<Dying>,
     /// How many requests wait for a token.
     pub waiting: usize,
     /// The last failure since that set was obtained.
@@ -82,10 +92,15 @@ struct View {
     standing: Standing,
     offered: Option<Known>,
     latest: Option<Known>,
+    /// The refresh token that everything hangs on, if it is so.
+    lives_by: Option<RefreshLife>,
     /// When a refusal may next force a renewal.
     cool_until: Timestamp,
-    /// How many refusals have been looked at.
+    /// How many refusals and orders have been looked at.
     refusals: u64,
+    orders: u64,
+    /// Whether an order is still being carried out.
+    ordered: bool,
     error: Option<Arc<TokenError>>,
     /// When the application may send again, if it may not now.
     opens_at: Option<Timestamp>,
@@ -99,11 +114,20 @@ struct Signals {
     /// How many refusals were reported, and the latest generation among them.
     refusals: AtomicU64,
     refused: AtomicU64,
+    /// How many renewals were ordered.
+    orders: AtomicU64,
     accepted: AtomicU64,
     /// Milliseconds by which the wall clock was set back.
     set_back: AtomicU64,
     /// The store may have something else than we believe.
     changed: AtomicBool,
+}
+
+/// How many refusals and orders a driver has looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    refusals: u64,
+    orders: u64,
 }
 
 /// A look at the view: there it is, there will be none, or look again.
@@ -121,21 +145,28 @@ impl Keeper {
         id: IdentityId,
         agency: UnboundedSender<IdentityId>,
     ) -> Self {
-        let view = watch::Sender::new(View::starting());
+        let view = Board::new(View::starting());
         let (taken, abolished) = (AtomicBool::new(false), AtomicBool::new(false));
         let post = Post { id, agency, taken, abolished };
         let (slot, signals) = (TokenSlot::default(), Signals::default());
-        let particulars = Mutex::new(Particulars {
-            scope: settings.scope.clone(),
-            owner_id: None,
-            endpoint_id: settings.endpoint_id.clone(),
-        });
-        Self { settings, clock, slot, particulars, view, signals, post }
+        let particulars = Mutex::default();
+        let renewals = Renewals::default();
+        Self { settings, clock, slot, particulars, view, signals, renewals, post }
     }
 
     /// The identity's name.
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// What it was made from.
+    pub fn settings(&self) -> &Arc<IdentitySettings> {
+        &self.settings
+    }
+
+    /// What came of its renewals so far.
+    pub const fn renewals(&self) -> &Renewals {
+        &self.renewals
     }
 
     /// Where to read the token, request by request.
@@ -145,21 +176,22 @@ impl Keeper {
 
     /// What is known of its session besides the tokens; before the first one, what was asked for.
     pub fn particulars(&self) -> Particulars {
-        self.particulars.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let known = self.particulars.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_deref().cloned().unwrap_or_default();
+        Particulars {
+            scope: known.scope.or_else(|| self.settings.scope.clone()),
+            owner_id: known.owner_id,
+            endpoint_id: known.endpoint_id.or_else(|| self.settings.endpoint_id.clone()),
+        }
     }
 
-    fn set_particulars(&self, set: &TokenSet) {
-        let mut known = self.particulars.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = &mut *known;
-        for (known, said) in [
-            (&mut known.scope, &set.scope),
-            (&mut known.owner_id, &set.owner_id),
-            (&mut known.endpoint_id, &set.endpoint_id),
-        ] {
-            if said.is_some() {
-                known.clone_from(said);
-            }
-        }
+    fn set_particulars(&self, set: Option<&TokenSet>) {
+        let new = set.map(|set| Particulars {
+            scope: set.scope.clone(),
+            owner_id: set.owner_id.clone(),
+            endpoint_id: set.endpoint_id.clone(),
+        });
+        *self.particulars.lock().unwrap_or_else(PoisonError::into_inner) = new.map(Box::new);
     }
 
     /// Waits until a usable token is published, or says at once why none will come. It waits
@@ -176,9 +208,7 @@ impl Keeper {
 
     /// Returns once there is a usable token, without hurrying anybody to get one.
     pub async fn became_usable(&self) {
-        let mut view = self.view.subscribe();
-        let usable = view.wait_for(|view| view.usable(self.clock.now()));
-        drop(usable.await.expect("self holds the sender"));
+        self.view.until(|view| view.usable(self.clock.now()).then_some(())).await;
     }
 
     /// Reports that RingCentral refused the token of `generation`, and waits for a later one.
@@ -187,13 +217,23 @@ impl Keeper {
     /// terminal, or after a failed renewal, or within a penalty or cool-down.
     pub async fn rejected(&self, generation: Generation) -> Result<(), Unavailable> {
         let signals = &self.signals;
-        if self.view.borrow().has_after(generation, self.clock.now()) {
+        if self.view.look().has_after(generation, self.clock.now()) {
             return Ok(());
         }
         signals.refused.fetch_max(generation.number(), Ordering::Relaxed);
         // Release: who sees the count sees the generation.
         let ours = signals.refusals.fetch_add(1, Ordering::Release) + 1;
         self.watch(|view, now| view.sight_after(generation, ours, now)).await
+    }
+
+    /// Has the token renewed now, whether or not that is due, and waits for what comes of it.
+    ///
+    /// Budget, lease and penalty are obeyed; back-off and cool-down are not waited for. The error
+    /// says why there is no later token; the one there was may be good still.
+    pub async fn renew(&self) -> Result<(), Unavailable> {
+        let before = self.view.look().latest.map(|known| known.generation);
+        let ours = self.signals.orders.fetch_add(1, Ordering::Release) + 1;
+        self.watch(|view, now| view.sight_of_order(before, ours, now)).await
     }
 
     /// Reports that a request with this generation was let in. Cheap, but once per generation and
@@ -207,18 +247,20 @@ impl Keeper {
 
     /// Why there is no usable token now, and when to ask again.
     pub fn unavailable(&self) -> Unavailable {
-        self.view.borrow().unavailable(self.clock.now())
+        self.view.look().unavailable(self.clock.now())
     }
 
     /// How the identity is doing.
     pub fn status(&self) -> KeeperStatus {
-        let view = self.view.borrow();
+        let (view, now) = (self.view.look(), self.clock.now());
         KeeperStatus {
             state: view.standing,
-            usable: view.usable(self.clock.now()),
+            usable: view.usable(now),
             generation: view.latest.map(|known| known.generation),
+            issued_at: view.latest.map(|known| known.issued_at),
             expires_at: view.latest.map(|known| known.expires_at),
             refresh_expires_at: view.latest.and_then(|known| known.refresh.flatten()),
+            dying: view.lives_by.and_then(|life| life.dying(now)),
             waiting: self.signals.waiting.load(Ordering::Relaxed),
             last_error: view.error.clone(),
         }
@@ -234,7 +276,7 @@ impl Keeper {
     /// Tells the driver that another process has changed the stored session, to `generation` if
     /// that is known. What we have ourselves is no news.
     pub(super) fn changed(&self, generation: Option<Generation>) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if generation.is_none() || generation > latest {
             self.signals.changed.store(true, Ordering::Relaxed);
             self.signals.wake.notify_one();
@@ -243,7 +285,7 @@ impl Keeper {
 
     /// The store has a session of this generation; anything but ours is news.
     pub(super) fn compared(&self, stored: Generation) {
-        let latest = self.view.borrow().latest.map(|known| known.generation);
+        let latest = self.view.look().latest.map(|known| known.generation);
         if stored != latest.unwrap_or(Generation::NONE) {
             self.changed(None);
         }
@@ -265,6 +307,7 @@ impl Keeper {
 
     /// The driver is about to leave, because nobody needs it.
     fn leave(&self) {
+        self.set_particulars(None);
         self.post.taken.store(false, Ordering::Release);
         // Somebody may have come in the meantime, and taken the post for taken.
         if self.signals.waiting.load(Ordering::Acquire) > 0 {
@@ -295,20 +338,17 @@ impl Keeper {
     }
 
     async fn watch(&self, look: impl Fn(&View, Timestamp) -> Sight) -> Result<(), Unavailable> {
-        let mut view = self.view.subscribe();
         let _waiting = Waiting::of(&self.signals.waiting);
-        loop {
-            let sight = look(&view.borrow_and_update(), self.clock.now());
-            match sight {
-                Sight::Usable => return Ok(()),
-                Sight::Never(why) => return Err(why),
-                Sight::Later => {
-                    self.hire();
-                    self.signals.wake.notify_one();
-                }
+        let outcome = self.view.until(|view| match look(view, self.clock.now()) {
+            Sight::Usable => Some(Ok(())),
+            Sight::Never(why) => Some(Err(why)),
+            Sight::Later => {
+                self.hire();
+                self.signals.wake.notify_one();
+                None
             }
-            view.changed().await.expect("self holds the sender");
-        }
+        });
+        outcome.await
     }
 }
 
@@ -329,8 +369,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Signals {
-    /// Everything reported since `seen`, and the number of refusals to remember as seen.
-    fn collect(&self, seen: u64) -> (Vec<Signal>, u64) {
+    /// Everything reported since `seen`, and what to remember as seen.
+    fn collect(&self, seen: Seen) -> (Vec<Signal>, Seen) {
         let mut signals = Vec::new();
         if self.changed.swap(false, Ordering::Relaxed) {
             signals.push(Signal::Changed);
@@ -341,14 +381,18 @@ impl Signals {
         }
         signals.push(Signal::Accepted(Generation::new(self.accepted.load(Ordering::Relaxed))));
         let refusals = self.refusals.load(Ordering::Acquire);
-        if refusals != seen {
+        if refusals != seen.refusals {
             let generation = Generation::new(self.refused.load(Ordering::Relaxed));
             signals.push(Signal::Refused(generation));
         }
         if self.waiting.load(Ordering::Relaxed) > 0 {
             signals.push(Signal::Wanted);
         }
-        (signals, refusals)
+        let orders = self.orders.load(Ordering::Acquire);
+        if orders != seen.orders {
+            signals.push(Signal::Ordered);
+        }
+        (signals, Seen { refusals, orders })
     }
 }
 
@@ -358,8 +402,11 @@ impl View {
             standing: Standing::Starting,
             offered: None,
             latest: None,
+            lives_by: None,
             cool_until: Timestamp::from_unix_millis(0),
             refusals: 0,
+            orders: 0,
+            ordered: false,
             error: None,
             opens_at: None,
         }
@@ -405,6 +452,16 @@ impl View {
         }
     }
 
+    /// What the `ours`th order, given while `before` was the latest, has come to.
+    fn sight_of_order(&self, before: Option<Generation>, ours: u64, now: Timestamp) -> Sight {
+        let latest = self.latest.map(|known| known.generation);
+        match () {
+            () if self.orders < ours || self.ordered => Sight::Later,
+            () if self.usable(now) && latest > before && self.error.is_none() => Sight::Usable,
+            () => Sight::Never(self.unavailable(now)),
+        }
+    }
+
     fn unavailable(&self, now: Timestamp) -> Unavailable {
         let (until, fallback) = match self.standing {
             Standing::Starting | Standing::Renewing => {
@@ -439,8 +496,11 @@ impl View {
         self.standing == other.standing
             && self.offered == other.offered
             && self.latest == other.latest
+            && self.lives_by == other.lives_by
             && self.cool_until == other.cool_until
             && self.refusals == other.refusals
+            && self.orders == other.orders
+            && self.ordered == other.ordered
             && self.opens_at == other.opens_at
             && error(self) == error(other)
     }

@@ -273,7 +273,7 @@ mod tests {
         }
         assert_eq!(ledger.left(LIMIT, NOW), LIMIT - 1);
         ledger.settle("1", false, NOW);
-        assert_eq!(ledger, Ledger::default());
+        assert_eq!(ledger, Ledger { seen: NOW.unix_millis(), ..Ledger::default() });
     }
 
     #[test]

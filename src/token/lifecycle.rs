@@ -13,16 +13,18 @@ use super::Generation;
 use super::budget::Class;
 use crate::clock::Timestamp;
 
+mod forecast;
 mod pace;
 mod words;
 
+pub use forecast::{Dying, Notices, RefreshLife};
 use pace::Forced;
 pub use pace::{Pace, keep_alive_due, renew_at};
 pub use words::{Action, Event, Failure, Known, Lost, Means, Signal, Source, Standing};
 
 /// The state of one identity.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact that depends on no other")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a note of its own, in any combination")]
 pub struct Lifecycle {
     means: Means,
     /// Another credential opens a new session any time, should this one be lost.
@@ -39,10 +41,14 @@ pub struct Lifecycle {
     wanted: bool,
     /// The first token is obtained whether or not anybody has asked.
     prefetch: bool,
+    /// A renewal was ordered, whether or not one is due.
+    ordered: bool,
     /// The store is said to have changed.
     told: bool,
     /// What a look at the changed store has interrupted.
     interrupted: Option<Phase>,
+    /// That look is for a token that was refused, and whoever has it refused waits for it.
+    doubted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +120,10 @@ impl Lifecycle {
             unanswered: 0,
             wanted: false,
             prefetch: true,
+            ordered: false,
             told: false,
             interrupted: None,
+            doubted: false,
         }
     }
 
@@ -132,6 +140,7 @@ impl Lifecycle {
                 }
             }
             Signal::Refused(generation) => self.refuse(generation, now),
+            Signal::Ordered => self.order(now),
             Signal::ClockSetBack(by) => self.set_back(by),
         }
     }
@@ -140,7 +149,10 @@ impl Lifecycle {
     pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
         match (event, self.phase) {
             (Event::Read(found), Phase::Reading(why)) => self.read(found, why, now),
-            (Event::Obtained(known), Phase::Renewing(_)) => self.install(known),
+            (Event::Obtained(known), Phase::Renewing(_)) => {
+                self.install(known);
+                self.ordered = false;
+            }
             (Event::Failed(failure), Phase::Renewing(source)) => self.fail(failure, source, now),
             (Event::Erased(_), Phase::Reading(_) | Phase::Renewing(_)) => self.log_out(now),
             (Event::Failed(_), Phase::Reading(Why::Told)) => self.resume(),
@@ -181,7 +193,7 @@ impl Lifecycle {
 
     /// Where the identity stands.
     pub fn standing(&self, now: Timestamp) -> Standing {
-        match self.interrupted.unwrap_or(self.phase) {
+        match self.interrupted.filter(|_| !self.doubted).unwrap_or(self.phase) {
             Phase::Reading(Why::Lost(lost)) | Phase::Lost(lost, _) => Standing::NeedsLogin(lost),
             Phase::Reading(Why::Start) => Standing::Starting,
             Phase::Waiting { then: Then::Read(Why::Start), cause: Cause::Nothing, .. } => {
@@ -197,6 +209,18 @@ impl Lifecycle {
                 _ => Standing::Resting,
             },
         }
+    }
+
+    /// Whether an order to renew has not been carried out yet.
+    pub fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// The refresh token that everything hangs on, if it is so: nothing else could open a session.
+    pub fn lives_by(&self) -> Option<RefreshLife> {
+        let can_open = self.means == Means::Reopens && !self.spent.open;
+        let known = self.latest().filter(|_| !can_open && self.spent.fallback)?;
+        Some(RefreshLife::new(known.issued_at, known.refresh?))
     }
 
     /// When the next renewal may be forced by a refusal; past if it may be now.
@@ -235,9 +259,8 @@ impl Lifecycle {
             return Action::Rest(Some(due));
         }
         let Some(source) = self.source() else {
-            let recheck = now + pace::RECHECK_WHEN_LOST;
-            self.phase = Phase::Lost(Lost::NothingLeft, recheck);
-            return Action::Rest(Some(recheck));
+            self.lose(Lost::NothingLeft, now);
+            return Action::Rest(Some(now + pace::RECHECK_WHEN_LOST));
         };
         if let Some(current) = self.current.as_mut().filter(|c| c.refused && !c.struck) {
             current.struck = true;
@@ -249,8 +272,11 @@ impl Lifecycle {
 
     /// When the next renewal is due; `None` if nobody needs one.
     fn due(&self) -> Option<Timestamp> {
+        let at_once = Timestamp::from_unix_millis(0);
+        if self.ordered {
+            return Some(at_once);
+        }
         let Some(current) = &self.current else {
-            let at_once = Timestamp::from_unix_millis(0);
             return (self.wanted || self.prefetch).then_some(at_once);
         };
         let known = &current.known;
@@ -319,12 +345,17 @@ impl Lifecycle {
     }
 
     /// Inside the cool-down a token that others were let in with is kept: it is the request, then,
-    /// that RingCentral dislikes, and one odd client must not take the token from all.
+    /// that RingCentral dislikes, and one odd client must not take the token from all. Or another
+    /// process has renewed a moment ago and the news is on its way: the store knows.
     fn refuse(&mut self, generation: Generation, now: Timestamp) {
         let cooling = now < self.forced.until();
-        let current = self.current.as_mut().filter(|c| c.known.generation == generation);
-        if let Some(current) = current.filter(|c| !(cooling && c.accepted)) {
-            current.refused = true;
+        let Some(current) = self.current.as_mut().filter(|c| c.known.generation == generation)
+        else {
+            return;
+        };
+        current.refused |= !(cooling && current.accepted);
+        if cooling {
+            (self.told, self.doubted) = (true, true);
         }
     }
 
@@ -333,12 +364,14 @@ impl Lifecycle {
         if let Some(known) = found.filter(|known| known.generation > newest) {
             self.install(known);
             self.prefetch = why == Why::Start && now >= known.expires_at;
+            // Whoever looked for a way out has found one.
+            self.ordered &= matches!(why, Why::Start | Why::Told);
             return;
         }
         match why {
             Why::Start => self.phase = Phase::Resting,
             Why::Refused(source, lost) => self.give_up(source, lost, now),
-            Why::Lost(lost) => self.phase = Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+            Why::Lost(lost) => self.lose(lost, now),
             Why::Told => self.resume(),
         }
     }
@@ -348,7 +381,7 @@ impl Lifecycle {
         debug_assert!(known.generation > newest, "generations only rise");
         self.current = Some(Current { known, accepted: false, refused: false, struck: false });
         self.spent = self.spent_at_first();
-        self.interrupted = None;
+        (self.interrupted, self.doubted) = (None, false);
         (self.failures, self.unanswered) = (0, 0);
         (self.wanted, self.prefetch) = (false, false);
         self.phase = Phase::Resting;
@@ -357,21 +390,21 @@ impl Lifecycle {
     /// Goes on with what the look at the store has interrupted.
     fn resume(&mut self) {
         self.phase = self.interrupted.take().unwrap_or(Phase::Resting);
+        // Refused meanwhile: that look is still to come.
+        self.doubted &= self.told;
     }
 
     /// The session was ended on purpose. A credential that opens sessions any time opens the next
     /// one when somebody asks for it.
     fn log_out(&mut self, now: Timestamp) {
-        (self.current, self.interrupted) = (None, None);
+        (self.current, self.interrupted, self.doubted) = (None, None, false);
         (self.failures, self.unanswered) = (0, 0);
-        (self.wanted, self.prefetch) = (false, false);
+        (self.wanted, self.prefetch, self.ordered) = (false, false, false);
         self.spent = self.spent_at_first();
-        self.phase = match self.means {
-            Means::Once | Means::Login if !self.fallback => {
-                Phase::Lost(Lost::LoggedOut, now + pace::RECHECK_WHEN_LOST)
-            }
-            _ => Phase::Resting,
-        };
+        match self.means {
+            Means::Once | Means::Login if !self.fallback => self.lose(Lost::LoggedOut, now),
+            _ => self.phase = Phase::Resting,
+        }
     }
 
     fn fail(&mut self, failure: Failure, source: Source, now: Timestamp) {
@@ -393,14 +426,16 @@ impl Lifecycle {
                 return self.change_over(source, now);
             }
         };
-        self.phase = match lost {
-            Lost::ClientRefused => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
-            lost => Phase::at_once(Then::Read(Why::Refused(source, lost)), now),
-        };
+        match lost {
+            Lost::ClientRefused => self.lose(lost, now),
+            lost => self.phase = Phase::at_once(Then::Read(Why::Refused(source, lost)), now),
+        }
     }
 
     fn back_off(&mut self, failure: Failure, now: Timestamp) {
         self.failures += 1;
+        // One attempt was ordered; what follows is ours.
+        self.ordered = false;
         let until = now + self.pace.back_off(failure, self.failures);
         let cause = match failure {
             Failure::Penalty(_) => Cause::Penalty,
@@ -431,10 +466,39 @@ impl Lifecycle {
             Source::PreviousRefresh => self.spent.previous = true,
             Source::Fallback => self.spent.fallback = true,
         }
-        self.phase = match self.source() {
-            Some(_) => Phase::at_once(Then::Renew, now),
-            None => Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST),
+        match self.source() {
+            Some(_) => self.phase = Phase::at_once(Then::Renew, now),
+            None => self.lose(lost, now),
+        }
+    }
+
+    fn lose(&mut self, lost: Lost, now: Timestamp) {
+        self.phase = Phase::Lost(lost, now + pace::RECHECK_WHEN_LOST);
+        self.ordered = false;
+    }
+
+    /// An order outdoes back-off and cool-down, and has what was refused for good tried once more:
+    /// whoever gives it may have cured that. It does not outdo a penalty, which every request inside
+    /// it would start anew.
+    fn order(&mut self, now: Timestamp) {
+        let phase = match self.interrupted.unwrap_or(self.phase) {
+            Phase::Waiting { cause: Cause::Penalty, until, .. } if now < until => return,
+            Phase::Waiting { cause: Cause::Failure, then, .. } => Phase::at_once(then, now),
+            Phase::Lost(lost, _) => Phase::at_once(self.way_out(lost), now),
+            phase => phase,
         };
+        *self.interrupted.as_mut().unwrap_or(&mut self.phase) = phase;
+        self.ordered = true;
+    }
+
+    /// A refresh token that was refused stays refused, and so does a code; where there is nothing
+    /// else, the store may have a new session.
+    fn way_out(&mut self, lost: Lost) -> Then {
+        let at_first = self.spent_at_first();
+        self.spent.open &= at_first.open;
+        self.spent.fallback &= at_first.fallback;
+        self.spent.refresh &= lost != Lost::GrantNotAllowed;
+        if self.source().is_some() { Then::Renew } else { Then::Read(Why::Lost(lost)) }
     }
 }
 

@@ -31,8 +31,7 @@ impl Bearer {
     /// Returns `None` if the token has bytes that no field value may have. RFC 6750 §2.1 allows
     /// none of those, and the token endpoint's answer is checked before it gets here.
     pub fn of(set: &TokenSet) -> Option<Self> {
-        let text = format!("Bearer {}", set.access_token.expose());
-        let mut value = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()?;
+        let mut value = HeaderValue::from_maybe_shared(set.access_token.field_value()).ok()?;
         value.set_sensitive(true);
         Some(Self { value, generation: set.generation, expires_at: set.expires_at })
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response};
-use ringbearer::secret::KeyDigest;
+use ringbearer::key::KeyDigest;
 use ringbearer::service::Service;
 use ringbearer::settings::StoreSettings;
 use ringbearer::store::seal::Seal;
@@ -31,7 +31,7 @@ async fn with_identities(tables: &str) -> Environment {
 /// `billing` is the client of `sales` and `test`, with `key-1`; `operator` is everybody's, with
 /// `key-2` and the client id `the-app`.
 async fn with_clients() -> Environment {
-    let [one, two] = ["key-1", "key-2"].map(|key| KeyDigest::of(key.as_bytes()));
+    let [one, two] = ["key-1", "key-2"].map(|key| KeyDigest::of(key).to_string());
     let clients = format!(
         "[client.billing]\nkey_sha256 = \"{one}\"\nidentities = [\"sales\", \"test\"]\n\
          [client.operator]\nkey_sha256 = \"{two}\"\nidentities = \"*\"\nclient_id = \"the-app\"\n"

@@ -1,8 +1,8 @@
 //! RingCentral's other hosts through the proxy: media, and WebSockets.
 
 use futures_util::{SinkExt, StreamExt};
+use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::media_byte;
-use ringbearer::secret::KeyDigest;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,7 +64,7 @@ async fn media_comes_with_the_token_from_its_own_host() {
     assert_eq!(stranger.headers()["x-ringbearer-error"], "RBR-112");
     let managed = environment.get("/.ringbearer/media/restapi/oauth/token?managed").await;
     let code = &managed.headers()["x-ringbearer-error"];
-    assert_eq!((managed.status().as_u16(), code), (405, &"RBR-117".parse().unwrap()));
+    assert_eq!((managed.status().as_u16(), code), (403, &"RBR-104".parse().unwrap()));
     let arrived = environment.control().log().iter().any(|it| it.target.contains("?managed"));
     assert!(!arrived, "what is sent is what is judged");
     environment.finish().await;
@@ -105,7 +105,7 @@ async fn a_refused_websocket_is_an_answer_and_no_tunnel() {
 
 #[tokio::test]
 async fn a_socket_with_a_token_of_its_own_needs_no_key_and_no_identity() {
-    let digest = KeyDigest::of(b"key-1");
+    let digest = KeyDigest::of("key-1").to_string();
     let client = format!("[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"*\"\n");
     let environment = with(&format!("[identity.other]\njwt = \"sandbox-jwt-2\"\n{client}")).await;
     let ask = async |key: Option<&str>| {

@@ -1,5 +1,6 @@
 //! Absolute links in answers lead back to the proxy.
 
+use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::Rules;
 use serde_json::Value;
 
@@ -109,5 +110,59 @@ async fn links_lead_to_the_host_by_which_the_client_came() {
     let page = json(request.send().await.unwrap()).await;
     let uri = page["navigation"]["firstPage"]["uri"].as_str().unwrap();
     assert!(uri.starts_with("http://rc.test:99/restapi/"), "{uri}");
+    environment.finish().await;
+}
+
+/// The links in the first page of messages, as whoever shows this key sees them.
+async fn first_page(environment: &Environment, key: &str) -> Vec<String> {
+    let request = environment.client.get(environment.url(MESSAGES)).header("x-api-key", key);
+    let page = json(request.send().await.unwrap()).await;
+    links(&page).into_iter().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_client_may_have_its_links_left_alone() {
+    let [tidy, raw] = ["tidy", "raw"].map(|key| KeyDigest::of(key.as_bytes()).to_string());
+    let identity = format!(
+        "jwt = \"sandbox-jwt\"\n\
+         [client.tidy]\nkey_sha256 = \"{tidy}\"\nidentities = \"test\"\n\
+         [client.raw]\nkey_sha256 = \"{raw}\"\nidentities = \"test\"\nrewrite_links = false\n"
+    );
+    let rules = Rules { own_links: true, ..Rules::unlimited() };
+    let environment = Environment::with(Wishes { rules, identity, ..Wishes::default() }).await;
+    let tidy = first_page(&environment, "tidy").await;
+    let sandbox = environment.sandbox.url();
+    assert!(tidy.iter().all(|link| !link.starts_with(&sandbox)), "{tidy:?}");
+    let encodings = || {
+        let log = environment.control().log();
+        let last = log.iter().rfind(|arrival| arrival.target == MESSAGES).unwrap();
+        last.field("accept-encoding").map(str::to_owned)
+    };
+    assert_eq!(encodings().as_deref(), Some("identity"));
+    let raw = first_page(&environment, "raw").await;
+    assert!(raw.iter().any(|link| link.starts_with(&sandbox)), "{raw:?}");
+    assert_eq!(encodings(), None, "it may be compressed");
+    assert_eq!(tidy.len(), raw.len());
+    environment.finish().await;
+}
+
+#[tokio::test]
+async fn links_to_a_host_may_be_left_alone() {
+    let rules = Rules { own_links: true, ..Rules::unlimited() };
+    let identity = "jwt = \"sandbox-jwt\"\n[host.ws]\nurl = \"ws://127.0.0.1:{port}\"\n\
+                    rewrite_links = false\n[host.twin]\nurl = \"http://127.0.0.1:{port}\"\n\
+                    rewrite_links = false\n";
+    let wishes = Wishes { rules, identity: identity.into(), ..Wishes::default() };
+    let environment = Environment::with(wishes).await;
+    let socket = environment.client.post(environment.url("/restapi/oauth/wstoken"));
+    let socket = json(socket.send().await.unwrap()).await;
+    assert_eq!(socket["uri"], environment.sandbox.url().replacen("http", "ws", 1) + "/ws");
+    let (own, sandbox) = (environment.url("/"), environment.sandbox.url());
+    let page = json(environment.get(MESSAGES).await).await;
+    assert!(links(&page).iter().any(|link| link.starts_with(&own)), "the platform's are led back");
+    let answer = environment.get(&format!("/.ringbearer/twin{MESSAGES}")).await;
+    let page = json(answer).await;
+    let found = links(&page);
+    assert!(!found.is_empty() && found.iter().all(|link| link.starts_with(&sandbox)), "{found:?}");
     environment.finish().await;
 }

@@ -1,5 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
+mod admin;
+mod browsers;
 mod chromium;
 mod clients;
 mod commands;
@@ -27,6 +29,7 @@ mod login_site;
 mod main_path;
 mod malformed;
 mod outages;
+mod paths;
 mod process;
 mod processes;
 mod program;
@@ -50,6 +53,7 @@ mod sandbox_support;
 mod sandbox_wire;
 mod script;
 mod selection;
+mod status;
 mod stopped;
 mod store_trouble;
 mod streaming;

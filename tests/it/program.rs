@@ -34,7 +34,7 @@ impl Program {
         let (file, store) = (files.path().join("proxy.toml"), files.path().join("store"));
         let url = sandbox.url();
         let text = format!(
-            "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 2\n{proxy}\n[upstream]\nurl = \"{url}\"\n\
+            "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 2\nhosts = \"*\"\n{proxy}\n[upstream]\nurl = \"{url}\"\n\
              [application.test]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
              [identity.test]\njwt = \"sandbox-jwt\"\n[store]\ndirectory = \"{}\"\n\
              [log]\nformat = \"json\"\nrequests = false\n",

@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::Sandbox;
-use ringbearer::secret::KeyDigest;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
@@ -162,7 +162,7 @@ async fn where_clients_show_a_key_the_command_has_one() {
         return;
     }
     let (sandbox, home) = (sandbox().await, TempDir::new().unwrap());
-    let digest = KeyDigest::of(b"key-1");
+    let digest = KeyDigest::of("key-1").to_string();
     let client = format!("[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"sales\"\n");
     let file = configuration(&sandbox, home.path(), &client);
     let mut command = bare(home.path(), &["--config", &file, "--identity", "hr"]);

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::{Arrival, Rules, media_byte};
-use ringbearer::secret::KeyDigest;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -158,7 +158,7 @@ async fn environment(needs_key: bool) -> Environment {
                   [host.ws]\nurl = \"ws://127.0.0.1:{port}\"\n[facade]\naccess_token_ttl = \"10m\"\n",
     );
     if needs_key {
-        let digest = KeyDigest::of(KEY.as_bytes());
+        let digest = KeyDigest::of(KEY).to_string();
         write!(tables, "[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"*\"\n").unwrap();
     }
     let rules = Rules { media_host: Some("localhost".into()), ..Rules::unlimited() };

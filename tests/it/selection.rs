@@ -1,7 +1,7 @@
 //! As whom a request is sent: by client key, listener, field and host.
 
 use reqwest::StatusCode;
-use ringbearer::secret::KeyDigest;
+use ringbearer::key::KeyDigest;
 
 use crate::support::{ECHO, Environment, LONG_IDLE, Wishes};
 
@@ -16,7 +16,7 @@ async fn environment(clients: &str) -> Environment {
 }
 
 fn client_table(name: &str, key: &str, identities: &str) -> String {
-    let digest = KeyDigest::of(key.as_bytes());
+    let digest = KeyDigest::of(key).to_string();
     format!("[client.{name}]\nkey_sha256 = \"{digest}\"\nidentities = {identities}\n")
 }
 

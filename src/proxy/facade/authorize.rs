@@ -36,10 +36,7 @@ pub fn answer(
     now: Timestamp,
 ) -> Result<String, Fault> {
     let form = Form::parse(query.as_bytes());
-    let target = form.get("redirect_uri")?.ok_or(Fault::Request("redirect_uri is missing"))?;
-    if !is_local(target) && !redirect_uris.iter().any(|allowed| allowed == target) {
-        return Err(Fault::RedirectUri);
-    }
+    let target = target(&form, redirect_uris)?;
     let client_id = form.get("client_id")?.ok_or(Fault::Request("client_id is missing"))?;
     let method = form.get("code_challenge_method")?.unwrap_or("plain");
     let challenge = form.get("code_challenge")?.unwrap_or_default();
@@ -55,6 +52,31 @@ pub fn answer(
         Some(error) => answer.append_pair("error", error),
         None => answer.append_pair("code", code().expose()),
     };
+    with_state(&form, target, answer)
+}
+
+/// Where the browser of RingCentral Embeddable goes: it looks for `error` only, and then asks the
+/// proxy who is logged in.
+pub(super) fn welcome(query: &str, redirect_uris: &[String]) -> Result<String, Fault> {
+    let form = Form::parse(query.as_bytes());
+    let target = target(&form, redirect_uris)?;
+    let mut answer = form_urlencoded::Serializer::new(String::new());
+    answer.append_pair("result", "success");
+    with_state(&form, target, answer)
+}
+
+/// The redirect URI, if a browser may be sent there.
+fn target<'a>(form: &'a Form, redirect_uris: &[String]) -> Result<&'a str, Fault> {
+    let target = form.get("redirect_uri")?.ok_or(Fault::Request("redirect_uri is missing"))?;
+    let is_allowed = is_local(target) || redirect_uris.iter().any(|allowed| allowed == target);
+    is_allowed.then_some(target).ok_or(Fault::RedirectUri)
+}
+
+fn with_state(
+    form: &Form,
+    target: &str,
+    mut answer: form_urlencoded::Serializer<'_, String>,
+) -> Result<String, Fault> {
     if let Some(state) = form.get("state")? {
         answer.append_pair("state", state);
     }
@@ -189,6 +211,19 @@ mod tests {
         let uri = "redirect_uri=http://localhost/";
         assert_eq!(missing(uri), Fault::Request("client_id is missing"));
         assert_eq!(missing(&format!("{uri}&{uri}")), Fault::Request("a parameter is there twice"));
+    }
+
+    #[test]
+    fn embeddable_is_sent_back_without_a_code() {
+        let to = |uri, more| welcome(&asked(uri, more), &["https://app.test/r".to_owned()]);
+        assert_eq!(
+            to(LOCAL, "&state=x%26y").unwrap(),
+            format!("{LOCAL}?result=success&state=x%26y")
+        );
+        assert_eq!(to("https://app.test/r", "").unwrap(), "https://app.test/r?result=success");
+        assert_eq!(to("https://evil.test/r", ""), Err(Fault::RedirectUri));
+        let missing = welcome("client_id=a", &[]);
+        assert_eq!(missing, Err(Fault::Request("redirect_uri is missing")));
     }
 
     fn code(keys: &Keys, more: &str) -> String {

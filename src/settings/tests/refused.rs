@@ -26,6 +26,22 @@ const APPENDED: &[(&str, &str)] = &[
         "host \"media\": url has another scheme than https or http",
     ),
     (
+        "[host.as]\nurl = 'https://media.test'",
+        "host \"as\": this name is taken: /.ringbearer/as/NAME/ leads to an identity",
+    ),
+    (
+        "[proxy]\nhosts = ['a.test', 'a b']",
+        "hosts has \"a b\", which is no host name: write it like \"sales.example.com\" or \"localhost:8080\"",
+    ),
+    (
+        "[proxy]\ncors_origins = '*'",
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser does, such as \"https://app.example.com\"; there is no \"*\"",
+    ),
+    (
+        "[proxy]\ncors_origins = ['https://app.test', 'https://app.test/page']",
+        "proxy.cors_origins has an entry that is no origin: write scheme, host and port as a browser does, such as \"https://app.example.com\"; there is no \"*\"",
+    ),
+    (
         "[host.ws]\nurl = 'ws://ws.test'",
         "host \"ws\": url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
     ),
@@ -43,7 +59,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[client.app]\nkey_sha256 = 'the-key-itself'\nidentities = 'sales'",
-        "client \"app\": key_sha256 must be 64 hexadecimal digits, the SHA-256 digest of a key: `ringbearer keygen` makes both",
+        "client \"app\": key_sha256 is not a digest of 64 hexadecimal digits: `ringbearer keygen` prints a key and its digest",
     ),
     (
         "[client.app]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'",
@@ -69,6 +85,30 @@ const APPENDED: &[(&str, &str)] = &[
     (
         "[store]\nvalkey = 'x'",
         "configuration: line 8: unknown key `store.valkey`: the keys here are directory, memory, redis, redis_ca_file, redis_prefix, allow_plain_redis, redis_wait_replicas, encryption_keys",
+    ),
+    (
+        "[admin]\nlisten = '0.0.0.0:9090'",
+        "admin.listen 0.0.0.0:9090 can be reached from other machines: listen on 127.0.0.1, or set admin.allow_remote = true if the network keeps strangers out",
+    ),
+    (
+        "[admin]\nlisten = '127.0.0.1:8080'",
+        "admin.listen 127.0.0.1:8080 is where apps are served (proxy.listen): choose another port",
+    ),
+    (
+        "[admin]\nlisten = '127.0.0.1:9090'\nkey_sha256 = 'canary'",
+        "admin.key_sha256 is not a digest of 64 hexadecimal digits: `ringbearer keygen` prints a key and its digest",
+    ),
+    (
+        "[admin]\nhosts = ['ringbearer.internal']",
+        "admin.hosts is of use only with admin.listen: add admin.listen or remove admin.hosts",
+    ),
+    (
+        "[admin]\nlisten = '127.0.0.1:9090'\nhosts = ['http://ringbearer.internal']",
+        "admin.hosts holds \"http://ringbearer.internal\": write host names without scheme, port or path",
+    ),
+    (
+        "[admin]\nhosts = 5",
+        "configuration: line 8: `admin.hosts` needs text in quotes, or an array of such",
     ),
     (
         "[log]\nfilter = canary",
@@ -209,8 +249,8 @@ const APPENDED: &[(&str, &str)] = &[
         "application \"bot\": authorize_url is plain http to another machine, which shows tokens to the network: use https, or set upstream.allow_plain_http = true",
     ),
     (
-        "login = true",
-        "identity \"sales\": it has jwt and login, each of which opens a session: keep one",
+        "login = true\nclient_credentials = true",
+        "identity \"sales\": it has client_credentials and login, each of which opens a session: keep one",
     ),
     (
         "application = 'crn'",

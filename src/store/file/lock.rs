@@ -24,6 +24,10 @@ use crate::clock::Stopwatch;
 /// Who looks more rarely than this cannot tell whether it was the holder that stood still, or itself.
 const ATTENTIVE: Duration = Duration::from_secs(5);
 
+/// After so many looks, that is: a machine so busy that time passes between two has not given the
+/// holder any either.
+const LOOKS: u32 = 8;
+
 /// A lock that is ours.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -40,6 +44,7 @@ struct Watched {
     sign: Sign,
     since: Stopwatch,
     looked: Stopwatch,
+    looks: u32,
 }
 
 /// Changes when the file is touched or replaced.
@@ -65,7 +70,8 @@ impl Locks {
 
     fn stands_still(&self, path: &Path, sign: Sign, patience: Duration) -> bool {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Watched { sign, since: Stopwatch::start(), looked: Stopwatch::start() };
+        let now = Stopwatch::start();
+        let fresh = || Watched { sign, since: now, looked: now, looks: 0 };
         let Some(seen) = watched.get_mut(path) else {
             watched.insert(path.to_owned(), fresh());
             return false;
@@ -74,8 +80,8 @@ impl Locks {
             *seen = fresh();
             return false;
         }
-        seen.looked = Stopwatch::start();
-        seen.since.elapsed() >= patience
+        (seen.looked, seen.looks) = (now, seen.looks + 1);
+        seen.looks >= LOOKS && seen.since.elapsed() >= patience
     }
 }
 
@@ -182,8 +188,10 @@ mod tests {
     fn a_holder_that_shows_no_life_loses_its_lock_and_can_tell() {
         let bench = Bench::new();
         let lock = bench.one.take(&bench.path(), LONG).unwrap().expect("free");
-        let first = bench.other.take(&bench.path(), Duration::ZERO).unwrap();
-        assert!(first.is_none(), "nothing is known of the holder yet");
+        for look in 0..LOOKS {
+            let early = bench.other.take(&bench.path(), Duration::ZERO).unwrap();
+            assert!(early.is_none(), "look {look}");
+        }
         assert!(lock.is_ours());
         let theirs = bench.other.take(&bench.path(), Duration::ZERO).unwrap().expect("taken over");
         assert!(theirs.is_ours());
@@ -197,7 +205,7 @@ mod tests {
     fn a_holder_that_shows_life_keeps_its_lock() {
         let bench = Bench::new();
         let lock = bench.one.take(&bench.path(), LONG).unwrap().expect("free");
-        for _ in 0..3 {
+        for _ in 0..2 * LOOKS {
             assert!(bench.other.take(&bench.path(), Duration::ZERO).unwrap().is_none());
             let before = Sign::of(&lock.file.metadata().unwrap());
             // The file system's clock has a coarse tick.

@@ -12,15 +12,15 @@ use tracing::{debug, info, warn};
 
 use super::renewal::{Obtained, Renewal, ended, newer};
 use super::retire::retire;
-use super::{Keeper, View};
+use super::{Keeper, Seen, View};
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::Outcome;
 use crate::oauth::TokenError;
 use crate::oauth::endpoint::TokenEndpoint;
-use crate::settings::Credential;
 use crate::store::{Entry, Lease, Provenance, Stored, TokenStore};
 use crate::telemetry::chain;
 use crate::token::lifecycle::{
-    Action, Event, Failure, Known, Lifecycle, Means, Pace, Signal, Source, Standing,
+    Action, Event, Failure, Known, Lifecycle, Means, Notices, Pace, Signal, Source, Standing,
 };
 use crate::token::queue::{Held, Progress, Queue};
 use crate::token::slot::Bearer;
@@ -48,25 +48,24 @@ pub(in crate::token) struct Driver {
     /// The latest set, of the generation that the machine calls latest.
     set: Option<TokenSet>,
     /// Obtained, but not yet stored, and therefore not used.
-    unsaved: Option<TokenSet>,
+    unsaved: Option<Box<TokenSet>>,
     /// The lease that it keeps.
     lease: Option<Lease>,
     /// The highest generation ever seen, other credentials' included.
     floor: Generation,
     published: Option<Known>,
-    refusals: u64,
+    seen: Seen,
+    notices: Notices,
     error: Option<Arc<TokenError>>,
 }
 
 impl Driver {
     pub(in crate::token) fn new(keeper: Arc<Keeper>, around: Surroundings, stays: bool) -> Self {
-        let means = match &keeper.settings.credential {
-            Credential::Login => Means::Login,
-            credential if credential.reopens() => Means::Reopens,
-            _ => Means::Once,
-        };
+        let means = Means::of(&keeper.settings.credential);
         let (fallback, pace) =
             (keeper.settings.fallback.is_some(), Pace::of(&keeper.settings.name));
+        // What a driver before this one has done is not done again.
+        let orders = keeper.view.look().orders;
         Self {
             provenance: Provenance::of(&keeper.settings),
             machine: Lifecycle::new(means, fallback, pace, around.clock.now()),
@@ -78,21 +77,25 @@ impl Driver {
             lease: None,
             floor: Generation::NONE,
             published: None,
-            refusals: 0,
+            seen: Seen { orders, ..Seen::default() },
+            notices: Notices::default(),
             error: None,
         }
     }
 
     /// Keeps the identity's token until the process is about to end.
-    pub(in crate::token) async fn run(mut self) {
+    ///
+    /// Boxed, because a future has room for what it is given and for what it moves that to.
+    pub(in crate::token) async fn run(mut self: Box<Self>) {
         let mut event = Event::Time;
         loop {
             self.heed_signals();
             let action = self.machine.step(event, self.now());
             self.publish();
             event = match action {
-                Action::Read => self.read().await,
-                Action::Renew(source) => match self.renew(source).await {
+                // Boxed: a driver rests nearly always, and tens of thousands may do so at a time.
+                Action::Read => Box::pin(self.read()).await,
+                Action::Renew(source) => match Box::pin(self.renew(source)).await {
                     Some(event) => event,
                     None => return,
                 },
@@ -122,8 +125,8 @@ impl Driver {
 
     /// Passes on what was reported.
     fn heed_signals(&mut self) -> Heard {
-        let (signals, refusals) = self.keeper.signals.collect(self.refusals);
-        self.refusals = refusals;
+        let (signals, seen) = self.keeper.signals.collect(self.seen);
+        self.seen = seen;
         let (now, mut heard) = (self.now(), Heard::default());
         for signal in signals {
             if let Signal::ClockSetBack(by) = signal {
@@ -142,8 +145,8 @@ impl Driver {
         let offered = self.machine.offered(now);
         if offered != self.published {
             let bearer = self.set.as_ref().filter(|_| offered.is_some()).and_then(Bearer::of);
-            if let Some(set) = &self.set {
-                self.keeper.set_particulars(set);
+            if self.set.is_some() {
+                self.keeper.set_particulars(self.set.as_ref());
             }
             self.keeper.slot.publish(bearer);
             self.published = offered;
@@ -152,20 +155,33 @@ impl Driver {
             standing: self.machine.standing(now),
             offered,
             latest: self.machine.latest(),
+            lives_by: self.machine.lives_by(),
             cool_until: self.machine.cool_until(),
-            refusals: self.refusals,
+            refusals: self.seen.refusals,
+            orders: self.seen.orders,
+            ordered: self.machine.is_ordered(),
             error: self.error.clone(),
             opens_at: self.around.queue.opens_at(),
         };
-        self.keeper.view.send_if_modified(|seen| {
-            let changed = !seen.same(&view);
-            *seen = view;
-            changed
-        });
+        self.keeper.view.show(view);
     }
 
-    /// Waits; false if the process is about to end.
+    /// Says that the refresh token is about to die, and returns when there is more to say.
+    fn forewarn(&mut self) -> Option<Timestamp> {
+        let (life, now) = (self.machine.lives_by()?, self.now());
+        let dying = life.dying(now).filter(|dying| self.notices.is_news(dying));
+        if let Some(dying) = dying {
+            let identity = self.keeper.name();
+            warn!(identity, dies_in_s = dying.left.as_secs(), "{}", dying.of(identity));
+        }
+        life.next_notice(now)
+    }
+
+    /// Waits; false if the process is about to end. Who does not stay looks up when its token ends,
+    /// to take it away and leave.
     async fn rest(&mut self, until: Option<Timestamp>) -> bool {
+        let lapses = self.published.filter(|_| !self.stays).map(|known| known.expires_at);
+        let until = until.into_iter().chain(self.forewarn()).chain(lapses).min();
         let due = async {
             match until {
                 Some(until) => self.around.clock.sleep_until(until).await,
@@ -278,7 +294,7 @@ impl Driver {
                 self.publish();
             }
         };
-        (self.unsaved, self.floor) = (renewal.unsaved, renewal.floor);
+        (self.unsaved, self.floor) = (renewal.unsaved.map(Box::new), renewal.floor);
         self.lease = renewal.lease;
         Some(self.conclude(ended, source, begun))
     }
@@ -289,7 +305,7 @@ impl Driver {
             settings: Arc::clone(&self.keeper.settings),
             provenance: self.provenance,
             latest: self.set.clone(),
-            unsaved: self.unsaved.take(),
+            unsaved: self.unsaved.take().map(|set| *set),
             lease: self.lease.take(),
             floor: self.floor,
         }
@@ -303,11 +319,13 @@ impl Driver {
     ) -> Event {
         match ended {
             Ok(Obtained::New(set)) => {
+                self.keeper.renewals.count(Outcome::Renewed);
                 self.tell_of_renewal(&set, source, begun);
                 self.retire_replaced(source);
                 Event::Obtained(self.keep(set))
             }
             Ok(Obtained::Newer(set)) => {
+                self.keeper.renewals.count(Outcome::Adopted);
                 let generation = set.generation.number();
                 info!(
                     identity = self.keeper.name(),
@@ -389,6 +407,7 @@ impl Driver {
         } else {
             let cause = std::error::Error::source(&error).map(chain);
             warn!(identity = name, cause, "{error}");
+            self.keeper.renewals.count(outcome(failure));
         }
         self.error = Some(Arc::new(error));
         Event::Failed(failure)
@@ -430,6 +449,20 @@ enum Wait<'q> {
     Pointless(Event),
     /// The process ends.
     Ending,
+}
+
+/// Under which head a failure is counted.
+const fn outcome(failure: Failure) -> Outcome {
+    match failure {
+        Failure::GrantRefused | Failure::ClientRefused | Failure::GrantNotAllowed => {
+            Outcome::Refused
+        }
+        Failure::Penalty(_) => Outcome::Penalty,
+        Failure::Unanswered => Outcome::Unanswered,
+        Failure::Unreachable => Outcome::Unreachable,
+        Failure::Store => Outcome::Store,
+        Failure::Unexpected | Failure::LeaseHeld => Outcome::Unexpected,
+    }
 }
 
 /// What a failure calls for.

@@ -1,8 +1,11 @@
 use super::*;
 use crate::oauth::endpoint::scripted::{Line, Script, granted, refused};
+use crate::store::memory::MemoryStore;
+use crate::token::identities::Identities;
 
 mod clock;
 mod fallback;
+mod orders;
 mod stage;
 
 use stage::{FlakyStore, NOW, Process, jwt, process_of, refreshing, settle, stored};
@@ -398,4 +401,28 @@ async fn a_holder_that_stalled_past_its_lease_adopts_what_others_stored() {
         "stored-2",
         "not overwritten"
     );
+}
+
+#[tokio::test]
+async fn the_driver_of_an_added_identity_leaves_when_its_token_has_lapsed() {
+    let (clock, script) = (Clock::manual(NOW), Script::new(Vec::new(), true));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let identities = Identities::new(&[jwt("sales")], store, script.endpoint(), clock.clone());
+    let identities = Arc::new(identities);
+    let running = tokio::spawn({
+        let identities = Arc::clone(&identities);
+        async move { identities.run(std::future::pending()).await }
+    });
+    let enrolment = Enrolment { client_id: "client".into(), jwt: Some(Secret::new("guest-jwt")) };
+    identities.enrol("guest", enrolment).await.unwrap();
+    let guest = identities.keeper(identities.find("guest").unwrap());
+    guest.wait_usable().await.expect("a token");
+    let taken = || guest.post.taken.load(Ordering::Relaxed);
+    assert!(taken() && guest.slot().generation().is_some());
+    clock.advance(Duration::from_secs(3600));
+    settle().await;
+    assert_eq!((taken(), guest.slot().generation()), (false, None), "nobody asked meanwhile");
+    guest.wait_usable().await.expect("another token");
+    assert!(taken());
+    running.abort();
 }

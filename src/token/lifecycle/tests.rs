@@ -115,12 +115,18 @@ impl Bench {
     }
 
     fn until_renewal(&mut self) -> Source {
+        let mut action = self.step(Event::Time);
         loop {
-            match self.step(Event::Time) {
+            action = match action {
                 Action::Renew(source) => return source,
-                Action::Rest(Some(until)) => self.now = until,
+                Action::Rest(Some(until)) => {
+                    self.now = until;
+                    self.step(Event::Time)
+                }
+                // The store has nothing newer.
+                Action::Read => self.step(Event::Read(None)),
                 other => panic!("expected a renewal, got {other:?}"),
-            }
+            };
         }
     }
 
@@ -368,9 +374,31 @@ fn inside_the_cool_down_a_token_that_works_for_others_is_kept() {
     bench.note(Signal::Accepted(bench.latest()));
     bench.note(Signal::Refused(bench.latest()));
     assert!(bench.machine.offered(bench.now).is_some());
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    assert!(matches!(bench.step(Event::Read(None)), Action::Rest(_)));
     bench.now = bench.machine.cool_until();
     bench.note(Signal::Refused(bench.latest()));
     assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open), "after it, one more");
+}
+
+#[test]
+fn a_refusal_inside_the_cool_down_waits_for_a_look_at_the_store() {
+    let mut bench = Bench::live(Means::Once);
+    bench.note(Signal::Refused(bench.latest()));
+    bench.until_renewal();
+    bench.obtain(HOUR);
+    bench.note(Signal::Accepted(bench.latest()));
+    for is_news in [false, true] {
+        assert_eq!(bench.machine.standing(bench.now), Standing::Resting);
+        bench.note(Signal::Refused(bench.latest()));
+        assert_eq!(bench.step(Event::Time), Action::Read);
+        assert_eq!(bench.machine.standing(bench.now), Standing::Renewing, "there is hope");
+        let found = is_news.then(|| bench.next(HOUR));
+        assert!(matches!(bench.step(Event::Read(found)), Action::Rest(_)));
+        let offered = bench.machine.offered(bench.now).map(|known| known.generation);
+        assert_eq!(offered, Some(bench.latest()), "another process's, if there is one");
+    }
+    assert_eq!(bench.machine.standing(bench.now), Standing::Resting);
 }
 
 #[test]
@@ -510,4 +538,104 @@ fn a_clock_put_forward_ends_a_token_at_once_and_brings_the_next() {
     bench.note(Signal::Accepted(bench.latest()));
     let Action::Rest(Some(until)) = bench.step(Event::Time) else { panic!("a rest") };
     assert!(bench.now.until(until) < HOUR);
+}
+
+#[test]
+fn an_order_renews_a_token_that_is_not_due() {
+    for means in [Means::Reopens, Means::Once] {
+        let mut bench = Bench::live(means);
+        assert!(matches!(bench.step(Event::Time), Action::Rest(Some(_))));
+        bench.note(Signal::Ordered);
+        assert!(bench.machine.is_ordered());
+        assert!(matches!(bench.step(Event::Time), Action::Renew(_)), "{means:?}");
+        bench.obtain(HOUR);
+        assert!(!bench.machine.is_ordered(), "carried out");
+        assert!(matches!(bench.step(Event::Time), Action::Rest(_)), "and not repeated");
+    }
+}
+
+#[test]
+fn an_order_is_kept_while_the_store_is_read_and_while_another_process_renews() {
+    let mut bench = Bench::new(Means::Reopens);
+    bench.note(Signal::Ordered);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    let stored = bench.next(HOUR);
+    assert_eq!(bench.step(Event::Read(Some(stored))), Action::Renew(Source::Open));
+    assert_eq!(bench.fail(Failure::LeaseHeld), Action::Rest(Some(bench.now + LEASE_POLL)));
+    assert!(bench.machine.is_ordered());
+    bench.now = bench.now + LEASE_POLL;
+    assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open));
+    bench.obtain(HOUR);
+    assert!(!bench.machine.is_ordered());
+}
+
+#[test]
+fn an_order_cuts_a_back_off_short_and_is_one_attempt() {
+    let mut bench = Bench::live(Means::Reopens);
+    bench.note(Signal::Ordered);
+    bench.step(Event::Time);
+    let Action::Rest(Some(_)) = bench.fail(Failure::Unreachable) else { panic!("it backs off") };
+    assert!(!bench.machine.is_ordered(), "it has failed");
+    assert!(matches!(bench.machine.standing(bench.now), Standing::BackingOff(_)));
+    bench.note(Signal::Ordered);
+    assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open));
+}
+
+#[test]
+fn an_order_inside_a_penalty_sends_nothing_and_is_not_kept() {
+    let mut bench = Bench::renewing(Means::Reopens).0;
+    let silence = Duration::from_secs(30);
+    let rest = Action::Rest(Some(bench.now + silence));
+    assert_eq!(bench.fail(Failure::Penalty(silence)), rest);
+    bench.note(Signal::Ordered);
+    assert!(!bench.machine.is_ordered());
+    assert_eq!(bench.step(Event::Time), rest);
+}
+
+#[test]
+fn an_order_tries_once_more_what_was_refused_for_good() {
+    for (failure, lost) in [
+        (Failure::ClientRefused, Lost::ClientRefused),
+        (Failure::GrantRefused, Lost::GrantRefused),
+        (Failure::GrantNotAllowed, Lost::GrantNotAllowed),
+    ] {
+        let mut bench = Bench::empty(Means::Reopens);
+        let refuse = |bench: &mut Bench| {
+            if bench.fail(failure) == Action::Read {
+                bench.step(Event::Read(None));
+            }
+            assert_eq!(bench.machine.standing(bench.now), Standing::NeedsLogin(lost));
+        };
+        refuse(&mut bench);
+        bench.note(Signal::Ordered);
+        assert_eq!(bench.step(Event::Time), Action::Renew(Source::Open), "{lost:?}");
+        refuse(&mut bench);
+        assert!(!bench.machine.is_ordered());
+        bench.note(Signal::Ordered);
+        bench.step(Event::Time);
+        bench.obtain(HOUR);
+        assert!(bench.machine.offered(bench.now).is_some(), "{lost:?}");
+    }
+}
+
+#[test]
+fn an_order_presents_no_single_use_credential_twice_but_looks_at_the_store() {
+    let mut bench = Bench::live(Means::Once);
+    bench.until_renewal();
+    assert_eq!(bench.fail(Failure::GrantRefused), Action::Read);
+    bench.step(Event::Read(None));
+    // The refresh token is used up, and so is what it came from.
+    assert_eq!(bench.machine.standing(bench.now), Standing::NeedsLogin(Lost::GrantRefused));
+    bench.note(Signal::Ordered);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    assert!(matches!(bench.step(Event::Read(None)), Action::Rest(Some(_))));
+    assert!(!bench.machine.is_ordered());
+}
+
+#[test]
+fn only_an_identity_without_anything_else_lives_by_its_refresh_token() {
+    assert_eq!(Bench::live(Means::Reopens).machine.lives_by(), None);
+    let bench = Bench::live(Means::Once);
+    let life = bench.machine.lives_by().expect("it has nothing else");
+    assert_eq!(life.ends(), NOW + WEEK);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::settings::Credential;
 use crate::token::{Generation, TokenSet};
 
 /// What the configured credential can do.
@@ -14,6 +15,17 @@ pub enum Means {
     Once,
     /// Nothing: somebody logs in, and the session is found in the store.
     Login,
+}
+
+impl Means {
+    /// What this credential can do.
+    pub fn of(credential: &Credential) -> Self {
+        match credential {
+            Credential::Login => Self::Login,
+            credential if credential.reopens() => Self::Reopens,
+            _ => Self::Once,
+        }
+    }
 }
 
 /// Which credential a renewal presents.
@@ -77,6 +89,8 @@ pub enum Signal {
     Changed,
     /// The wall clock was set back by this much.
     ClockSetBack(Duration),
+    /// Somebody who may has ordered a renewal now.
+    Ordered,
 }
 
 /// What came of the last action.

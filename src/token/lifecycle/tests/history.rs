@@ -39,10 +39,12 @@ enum Happening {
     Newer,
     /// Somebody has logged out.
     Erased,
+    /// An operator has ordered a renewal.
+    Ordered,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    use Happening::{Accepted, Changed, Erased, Newer, Nothing, Refused, SetBack, Wanted};
+    use Happening::{Accepted, Changed, Erased, Newer, Nothing, Ordered, Refused, SetBack, Wanted};
     prop_oneof![
         2 => Just(Nothing),
         2 => Just(Wanted),
@@ -52,6 +54,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(SetBack),
         1 => Just(Newer),
         1 => Just(Erased),
+        1 => Just(Ordered),
     ]
 }
 
@@ -136,6 +139,18 @@ impl History {
             Happening::Accepted => self.bench.note(Signal::Accepted(latest)),
             Happening::Changed | Happening::Newer | Happening::Erased => {
                 self.bench.note(Signal::Changed);
+            }
+            Happening::Ordered => {
+                let before = self.bench.machine.standing(self.bench.now);
+                self.bench.note(Signal::Ordered);
+                if let Standing::NeedsLogin(lost) = before {
+                    // What may have been cured is tried again; what was used up never is.
+                    let is_curable = |source: &Source| match source {
+                        Source::Refresh => lost == Lost::GrantNotAllowed,
+                        source => matches!(source, Source::Open | Source::Fallback),
+                    };
+                    self.refused.retain(|source| !is_curable(source));
+                }
             }
             Happening::SetBack => {
                 let by = Duration::from_secs(1000);
