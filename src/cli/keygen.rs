@@ -23,6 +23,6 @@ mod tests {
         run(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         let [key, line] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
-        assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key).to_string()));
+        assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key)));
     }
 }

@@ -274,6 +274,6 @@ fn keygen_prints_a_key_and_the_line_for_the_configuration() {
     let output = Command::new(env!("CARGO_BIN_EXE_ringbearer")).arg("keygen").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let [key, line] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
-    assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key).to_string()));
+    assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key)));
     assert!(output.status.success() && output.stderr.is_empty());
 }
