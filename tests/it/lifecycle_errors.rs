@@ -15,7 +15,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::support::{ECHO, Environment, PATIENT, START, Wishes, json, sends, sessions};
+use crate::support::{ECHO, Environment, START, Wishes, json, sends, sessions};
 
 /// A target that RingCentral dislikes, whatever the token.
 const DISLIKED: &str = "/restapi/v1.0/sandbox/echo?disliked";
