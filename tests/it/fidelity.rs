@@ -285,7 +285,7 @@ async fn two_thousand_odd_targets_arrive_to_the_byte() {
 
 /// Anything that hyper takes for a path and query: every byte a URI may hold, and what it may not
 /// in percent form.
-fn odd_target(random: &mut fastrand::Rng) -> String {
+pub(crate) fn odd_target(random: &mut fastrand::Rng) -> String {
     const PIECES: [&str; 38] = [
         "/",
         "//",

@@ -33,6 +33,8 @@ mod paths;
 mod process;
 mod processes;
 mod program;
+mod random_requests;
+mod raw;
 mod readme;
 mod redis;
 mod redis_cluster;

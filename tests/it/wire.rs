@@ -41,10 +41,12 @@ impl Wire {
     /// Sends a whole request and reads its answer.
     pub(crate) async fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
         self.send(request.as_ref()).await;
-        if request.as_ref().starts_with(b"HEAD ") {
-            return self.answer_without_content().await;
-        }
-        self.answer().await
+        self.answer_to(if request.as_ref().starts_with(b"HEAD ") { "HEAD" } else { "" }).await
+    }
+
+    /// The answer to a request by this method.
+    pub(crate) async fn answer_to(&mut self, method: &str) -> Answer {
+        if method == "HEAD" { self.answer_without_content().await } else { self.answer().await }
     }
 
     /// The next answer with its content.
@@ -65,6 +67,38 @@ impl Wire {
             answer.content = std::mem::take(&mut self.unread);
         }
         answer
+    }
+
+    /// The content of an answer whose head has been read, piece by piece; whether it came to its end.
+    pub(crate) async fn pour(&mut self, answer: &Answer, mut piece: impl FnMut(&[u8])) -> bool {
+        if let Some(length) = answer.field("content-length") {
+            return self.pour_some(length.parse().unwrap(), &mut piece).await;
+        }
+        assert_eq!(answer.field("transfer-encoding"), Some("chunked"));
+        loop {
+            let Some(end) = self.read_past(b"\r\n").await else { return false };
+            let line: Vec<u8> = self.unread.drain(..end).collect();
+            let size = std::str::from_utf8(&line).unwrap().trim_end();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            let is_whole = self.pour_some(size, &mut piece).await && self.read_up_to(2).await;
+            self.unread.drain(..self.unread.len().min(2));
+            if size == 0 || !is_whole {
+                return is_whole;
+            }
+        }
+    }
+
+    async fn pour_some(&mut self, mut left: usize, piece: &mut impl FnMut(&[u8])) -> bool {
+        while left > 0 {
+            if self.unread.is_empty() && !self.fill().await {
+                return false;
+            }
+            let there = left.min(self.unread.len());
+            piece(&self.unread[..there]);
+            self.unread.drain(..there);
+            left -= there;
+        }
+        true
     }
 
     /// The next head, of a request or of an answer, without its blank line.
