@@ -105,7 +105,7 @@ async fn a_refused_websocket_is_an_answer_and_no_tunnel() {
 
 #[tokio::test]
 async fn a_socket_with_a_token_of_its_own_needs_no_key_and_no_identity() {
-    let digest = KeyDigest::of("key-1").to_string();
+    let digest = KeyDigest::of("key-1");
     let client = format!("[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"*\"\n");
     let environment = with(&format!("[identity.other]\njwt = \"sandbox-jwt-2\"\n{client}")).await;
     let ask = async |key: Option<&str>| {

@@ -158,7 +158,7 @@ async fn environment(needs_key: bool) -> Environment {
                   [host.ws]\nurl = \"ws://127.0.0.1:{port}\"\n[facade]\naccess_token_ttl = \"10m\"\n",
     );
     if needs_key {
-        let digest = KeyDigest::of(KEY).to_string();
+        let digest = KeyDigest::of(KEY);
         write!(tables, "[client.app]\nkey_sha256 = \"{digest}\"\nidentities = \"*\"\n").unwrap();
     }
     let rules = Rules { media_host: Some("localhost".into()), ..Rules::unlimited() };
