@@ -348,8 +348,8 @@ impl Proxy {
         let (mut head, content) = request.into_parts();
         let found = Found::in_request(&head.headers);
         *visitor = self.judge(&head, &found, entry)?;
-        if let Visitor::Page(page) = *visitor
-            && let Some(answer) = self.admission.cors.preflight(page, &head)
+        if matches!(visitor, Visitor::Page(_))
+            && let Some(answer) = Cors::preflight(&head)
         {
             return Ok(Prepared::Told(Some(Box::new(answer))));
         }

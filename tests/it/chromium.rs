@@ -15,7 +15,8 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::login_site::{PATIENCE, Site};
 use crate::support::{has_program, settle};
 
-const FLAGS: &str = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
+/// Without a window, and without any errand of its own.
+pub(crate) const FLAGS: &str = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
                      --disable-background-networking --disable-component-update --disable-sync \
                      --disable-dev-shm-usage --remote-debugging-port=0";
 
@@ -82,11 +83,17 @@ impl Browser {
         Self { script, files }
     }
 
-    /// The page that it shows.
     async fn page(&self) -> Page {
+        Page::shown(&self.files).await
+    }
+}
+
+impl Page {
+    /// The page that the browser with this profile shows.
+    pub(crate) async fn shown(profile: &str) -> Self {
         let port = tokio::time::timeout(PATIENCE, async {
             loop {
-                let found = fs::read_to_string(format!("{}/DevToolsActivePort", self.files));
+                let found = fs::read_to_string(format!("{profile}/DevToolsActivePort"));
                 if let Some(port) = found.ok().and_then(|text| text.lines().next()?.parse().ok()) {
                     break port;
                 }
@@ -117,14 +124,14 @@ impl Drop for Browser {
 }
 
 /// One page, by the remote debugging protocol.
-struct Page {
+pub(crate) struct Page {
     socket: WebSocketStream<TcpStream>,
     asked: u64,
 }
 
 impl Page {
     /// Evaluates until the result is as wanted; the page may be on its way to another meanwhile.
-    async fn until(&mut self, expression: &str, wanted: &str) {
+    pub(crate) async fn until(&mut self, expression: &str, wanted: &str) {
         let mut last = String::new();
         for _ in 0..5000 {
             last = self.evaluate(expression).await;
@@ -138,10 +145,15 @@ impl Page {
 
     /// The value as text; of a page that is just left, nothing.
     async fn evaluate(&mut self, expression: &str) -> String {
+        self.awaited(&format!("String({expression})")).await
+    }
+
+    /// The text that a promise comes to.
+    pub(crate) async fn awaited(&mut self, expression: &str) -> String {
         self.asked += 1;
         let asked = self.asked;
         let order = json!({"id": asked, "method": "Runtime.evaluate", "params": {
-            "expression": format!("String({expression})"), "returnByValue": true,
+            "expression": expression, "returnByValue": true, "awaitPromise": true,
         }});
         self.socket.send(Message::text(order.to_string())).await.unwrap();
         loop {

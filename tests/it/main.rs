@@ -29,6 +29,7 @@ mod login_site;
 mod main_path;
 mod malformed;
 mod outages;
+mod pages;
 mod paths;
 mod process;
 mod processes;
