@@ -6,7 +6,7 @@
 //! key; without, whoever reaches a listener may call anyway, and any login succeeds. What is sent
 //! besides (a JWT, a password) is not looked at.
 //!
-//! Decisions are pure; [`login`](super::login) is the shell.
+//! Decisions are pure; the sibling module `login` is the shell.
 
 pub mod authorize;
 mod fault;
