@@ -8,6 +8,7 @@ cat > "$config" <<EOF
 listen = "127.0.0.1:$2"
 workers = $6
 client_idle_timeout = "10m"
+hosts = "*"
 [upstream]
 url = "$3"
 ca_file = "$4"
