@@ -46,6 +46,12 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// What a command would write is gone when the command ends.
+    #[error(
+        "store.memory keeps sessions in the proxy's own process, where no command reaches them: set \
+         store.directory or store.redis"
+    )]
+    MemoryOnly,
 }
 
 /// A running proxy.
@@ -158,6 +164,17 @@ pub fn store(settings: &Settings, clock: &Clock) -> Result<Arc<dyn TokenStore>, 
             Arc::new(FileStore::open(directory, seal.clone(), clock.clone())?)
         }
     })
+}
+
+/// The store of `settings`, for a command whose work is to outlive it.
+pub fn lasting_store(
+    settings: &Settings,
+    clock: &Clock,
+) -> Result<Arc<dyn TokenStore>, StartError> {
+    match &settings.store {
+        StoreSettings::Memory => Err(StartError::MemoryOnly),
+        _ => store(settings, clock),
+    }
 }
 
 /// The client of RingCentral's token endpoint.

@@ -90,7 +90,7 @@ pub(super) fn registrar(settings: &Settings) -> Result<Registrar, Failure> {
     let clock = Clock::system();
     let tls = client_config(&service::trust(settings)).map_err(StartError::from)?;
     let endpoint = service::endpoint(settings, &tls)?;
-    Ok(Registrar::new(service::store(settings, &clock)?, endpoint, clock))
+    Ok(Registrar::new(service::lasting_store(settings, &clock)?, endpoint, clock))
 }
 
 /// Nobody is waited for who cannot come.

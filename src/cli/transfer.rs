@@ -117,7 +117,7 @@ fn prepared(
 
 fn transfer(settings: &Settings) -> Result<Transfer, Failure> {
     let clock = Clock::system();
-    Ok(Transfer::new(service::store(settings, &clock)?, clock))
+    Ok(Transfer::new(service::lasting_store(settings, &clock)?, clock))
 }
 
 /// Who has the archive has whole sessions, so it is this user's alone; and whole or not there at all.

@@ -102,6 +102,25 @@ fn next(lines: &Receiver<String>, part: &str) -> String {
     }
 }
 
+#[test]
+fn a_login_into_the_memory_of_a_command_is_refused_before_anybody_logs_in() {
+    let files = TempDir::new().unwrap();
+    let config = files.path().join("proxy.toml");
+    let text = "[application.crm]\nclient_id = 'id'\nclient_secret = 'secret'\n\
+                [store]\nmemory = true\n";
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    for command in [&["login", "sales", "--paste"][..], &["logout", "sales"]] {
+        let (code, said, complaint) = run(&[command, &["--config", config]].concat());
+        assert_eq!((code, said.as_str()), (Some(1), ""), "{command:?}");
+        assert_eq!(
+            complaint,
+            "ringbearer: store.memory keeps sessions in the proxy's own process, where no command \
+             reaches them: set store.directory or store.redis\n"
+        );
+    }
+}
+
 /// The word after `before` in a line.
 fn word_after<'a>(line: &'a str, before: &str) -> &'a str {
     let (_, rest) = line.split_once(before).unwrap_or_else(|| panic!("{before:?} in {line:?}"));
