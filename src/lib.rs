@@ -59,6 +59,7 @@
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
+//! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
@@ -68,6 +69,7 @@
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past; `proxy::public` says where that is |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
+//! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |

@@ -5,12 +5,14 @@
 //! order in which things happen.
 
 pub mod access;
+mod admission;
 pub mod body;
 pub mod cors;
 pub mod error;
 mod exchange;
 pub mod facade;
 pub mod headers;
+mod heal;
 pub mod hostnames;
 pub mod links;
 mod login;
@@ -27,13 +29,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, LOCATION, TRANSFER_ENCODING};
+use http::header::{HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use rustls::ClientConfig;
 
+pub use admission::{Admission, Entry};
+pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
 
 use crate::settings::{Origin, UpstreamSettings};
@@ -42,31 +46,21 @@ use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
 use crate::upstream::{Choice, Connector, SendError, Upstream};
-use access::{Endpoint, Refusal as Barred};
+use admission::Whose;
 use body::{KeepLimit, Outgoing, Replayable};
 use bytes::Bytes;
 use cors::{Cors, Visitor};
 use error::ProxyError;
 use exchange::{Exchange, Route};
-use facade::Facade;
-use facade::pass::Pass;
 use headers::{Found, Injected};
-use hostnames::Hostnames;
 use links::LinkMap;
 use links::body::Rewritten;
 use login::Call;
 use public::Public;
 use record::Record;
-use replay::{Reason, Refusal, Verdict};
 use routes::{Routes, Site};
-use selection::{API_KEY, Asked, Chosen, Denied, Hint, Selection};
+use selection::API_KEY;
 use upgrade::{Opener, Tunnels};
-
-/// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
-pub const REPLAY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-replay");
-
-/// The most that is read of a 401 to find its code.
-const MAX_REFUSAL: usize = 16 * 1024;
 
 /// An answer of RingCentral's.
 type Answer = Response<crate::upstream::Content<Outgoing<Incoming>>>;
@@ -87,28 +81,6 @@ pub struct Proxy {
     names: Names,
     admission: Arc<Admission>,
     log_requests: bool,
-}
-
-/// Who gets in.
-#[derive(Debug)]
-pub struct Admission {
-    /// By what they show, and as whom they call.
-    pub selection: Selection,
-    /// What SDKs log in to.
-    pub facade: Facade,
-    /// By which hosts.
-    pub hosts: Hostnames,
-    /// From which web pages.
-    pub cors: Cors,
-}
-
-/// Where a request came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The identity that everybody calls as there.
-    pub identity: Option<IdentityId>,
-    /// Whether requests have to name a host that is known.
-    pub is_guarded: bool,
 }
 
 /// One of RingCentral's hosts.
@@ -224,15 +196,6 @@ struct Early {
     content: Incoming,
     found: Found,
     identity: Whose,
-}
-
-/// Whose token a request is to carry.
-enum Whose {
-    Known(IdentityId),
-    /// Somebody who may have been added since this process started.
-    Stranger(String),
-    /// The same, by a token of the facade's, which is void if there is nobody of that name.
-    Sealed(String),
 }
 
 impl Proxy {
@@ -409,42 +372,6 @@ impl Proxy {
         }
     }
 
-    /// On whose behalf a request comes, if it names a host of the proxy's and no stranger's page sent
-    /// it.
-    fn judge(&self, head: &Parts, found: &Found, entry: Entry) -> Result<Visitor, ProxyError> {
-        if entry.is_guarded && !self.admission.hosts.include(head) {
-            return Err(ProxyError::Refused(Barred::StrangeHost));
-        }
-        let judged = self.admission.cors.judge(head, found);
-        judged.map_err(|_| ProxyError::Refused(Barred::CrossSite))
-    }
-
-    /// The endpoint that answers a request here; `None` if it may go on to RingCentral.
-    fn admit(
-        &self,
-        head: &Parts,
-        found: &Found,
-        site: Site,
-        visitor: Visitor,
-    ) -> Result<Option<Endpoint>, ProxyError> {
-        let admitted = access::admit(&head.method, &head.uri, head.version, &head.headers, found);
-        let endpoint = match admitted {
-            Ok(()) if site == Site::PLATFORM => Endpoint::of_widget(head.uri.path()),
-            Ok(()) => None,
-            Err(Barred::TokenManagement(endpoint)) => Some(endpoint),
-            Err(refusal) => return Err(ProxyError::Refused(refusal)),
-        };
-        let is_here = |it: &Endpoint| site == Site::PLATFORM && self.admission.facade.answers(*it);
-        let answers = endpoint.filter(is_here);
-        if visitor == Visitor::Traveller && !answers.is_some_and(Endpoint::is_for_travellers) {
-            return Err(ProxyError::Refused(Barred::CrossSite));
-        }
-        match answers {
-            Some(endpoint) => Ok(Some(endpoint)),
-            None => admitted.map(|()| None).map_err(ProxyError::Refused),
-        }
-    }
-
     /// Once in the life of the process, and that only if a request with a token comes before a login.
     async fn prepare_with_key(
         &self,
@@ -486,58 +413,6 @@ impl Proxy {
         let token = self.awaited_token(identity).await?;
         let mut exchange = self.exchange(identity, early, token.value);
         self.relay(&mut exchange, token.generation, record).await
-    }
-
-    /// As whom a request is sent, and whether its client wants links led back.
-    fn identity(
-        &self,
-        head: &Parts,
-        found: &Found,
-        entry: Entry,
-        path: Option<&str>,
-        pass: Option<&Pass>,
-    ) -> Result<(Whose, bool), ProxyError> {
-        let selection = &self.admission.selection;
-        let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
-        let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
-        let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
-        let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
-        let chosen = selection.choose_for(caller, asked, hint).map_err(ProxyError::Denied)?;
-        let whose = match self.whose(chosen)? {
-            Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
-            whose => whose,
-        };
-        Ok((whose, caller.is_none_or(|client| client.rewrite_links)))
-    }
-
-    fn whose(&self, chosen: Chosen<'_>) -> Result<Whose, ProxyError> {
-        match chosen {
-            Chosen::Only => self.identities.only().map(Whose::Known).ok_or(ProxyError::NoIdentity),
-            Chosen::Named(name) => {
-                let known = self.identities.find(&name);
-                Ok(known.map_or_else(|| Whose::Stranger(name.into_owned()), Whose::Known))
-            }
-        }
-    }
-
-    /// Looks a stranger up in the store.
-    async fn known(&self, whose: &Whose, record: &mut Record) -> Result<IdentityId, ProxyError> {
-        let name = match whose {
-            Whose::Known(id) => return Ok(*id),
-            Whose::Stranger(name) | Whose::Sealed(name) => name,
-        };
-        let found = self.timers.within(self.limits.token_wait, self.identities.discover(name));
-        match found.await {
-            Ok(Ok(Some(id))) => {
-                record.identified(self.identities.keeper(id).name());
-                Ok(id)
-            }
-            Ok(Ok(None)) if matches!(whose, Whose::Sealed(_)) => {
-                Err(ProxyError::Denied(Denied::PassVoid))
-            }
-            Ok(Ok(None)) => Err(ProxyError::UnknownIdentity(name.clone())),
-            Ok(Err(_)) | Err(_) => Err(ProxyError::IdentityNotRead(name.clone())),
-        }
     }
 
     fn current_token(&self, identity: IdentityId) -> Option<Token> {
@@ -627,78 +502,6 @@ impl Proxy {
         opener.open(head, &found, authority, via).await
     }
 
-    /// RingCentral refused the request. If a newer token may help, gets one and sends it again.
-    async fn heal(
-        &self,
-        exchange: &mut Exchange,
-        generation: Generation,
-        answer: Answer,
-        record: &mut Record,
-    ) -> Result<Response<Outbound>, ProxyError> {
-        let refused = self.read_refusal(answer).await?;
-        let refusal = Refusal::read(refused.body().prefix());
-        record.refused(refusal.code());
-        if exchange.sends() > 1 {
-            return Ok(not_replayed(refused, Reason::AlreadyResent));
-        }
-        match replay::verdict(&refusal, exchange.content()) {
-            Verdict::Relay(reason) => Ok(not_replayed(refused, reason)),
-            Verdict::RenewAndRelay(reason) => {
-                self.renew_meanwhile(exchange.identity(), generation);
-                Ok(not_replayed(refused, reason))
-            }
-            Verdict::Replay => match self.newer_token(exchange.identity(), generation).await {
-                None => Ok(not_replayed(refused, Reason::NoNewerToken)),
-                // The upload went on meanwhile, and may have outgrown what is kept.
-                Some(newer) => match replay::verdict(&refusal, exchange.content()) {
-                    Verdict::Relay(reason) | Verdict::RenewAndRelay(reason) => {
-                        Ok(not_replayed(refused, reason))
-                    }
-                    Verdict::Replay => {
-                        drop(refused);
-                        self.replay(exchange, newer, record).await
-                    }
-                },
-            },
-        }
-    }
-
-    /// Reads the content of a 401 as far as is needed to judge it.
-    async fn read_refusal(&self, answer: Answer) -> Result<Response<Outbound>, ProxyError> {
-        let (head, content) = answer.into_parts();
-        let limit = self.limits.token_wait;
-        match self.timers.within(limit, Outbound::read_prefix(content, MAX_REFUSAL)).await {
-            Ok(content) => Ok(Response::from_parts(head, content)),
-            Err(_) => Err(ProxyError::Upstream(SendError::Timeout(limit))),
-        }
-    }
-
-    async fn newer_token(&self, identity: IdentityId, refused: Generation) -> Option<Token> {
-        let renewal = self.identities.keeper(identity).rejected(refused);
-        let renewed = self.timers.within(self.limits.token_wait, renewal).await;
-        if !matches!(renewed, Ok(Ok(()))) {
-            return None;
-        }
-        self.current_token(identity).filter(|token| token.generation > refused)
-    }
-
-    async fn replay(
-        &self,
-        exchange: &mut Exchange,
-        newer: Token,
-        record: &mut Record,
-    ) -> Result<Response<Outbound>, ProxyError> {
-        exchange.authorize(newer.value);
-        let answer = self.send(exchange).await?;
-        record.replayed(newer.generation);
-        if answer.status() != StatusCode::UNAUTHORIZED {
-            self.note_accepted(exchange.identity(), newer.generation);
-        }
-        let mut answer = self.to_client(answer, exchange);
-        answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
-        Ok(answer)
-    }
-
     /// RingCentral's answer, as it is passed on.
     fn to_client(&self, mut answer: Answer, exchange: &Exchange) -> Response<Outbound> {
         let fields = answer.headers_mut();
@@ -715,14 +518,6 @@ impl Proxy {
             None => answer.map(Rewritten::untouched),
         };
         answer.map(Outbound::upstream)
-    }
-
-    fn renew_meanwhile(&self, identity: IdentityId, refused: Generation) {
-        let identities = Arc::clone(&self.identities);
-        tokio::task::spawn_local(async move {
-            // Its outcome reaches the log and the next request.
-            let _ = identities.keeper(identity).rejected(refused).await;
-        });
     }
 
     fn note_accepted(&self, identity: IdentityId, generation: Generation) {
@@ -750,12 +545,4 @@ fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Ve
     let others = settings.hosts.iter();
     let others = others.map(|other| host(&other.origin, other.websocket, other.rewrite_links));
     std::iter::once(host(&settings.origin, false, true)).chain(others).collect()
-}
-
-/// RingCentral's refusal, with the reason why it is passed on.
-fn not_replayed(mut refused: Response<Outbound>, why: Reason) -> Response<Outbound> {
-    let fields = refused.headers_mut();
-    headers::to_client(fields);
-    fields.insert(REPLAY_FIELD, HeaderValue::from_static(why.as_str()));
-    refused
 }
