@@ -31,6 +31,7 @@ mod malformed;
 mod outages;
 mod pages;
 mod paths;
+mod policy;
 mod process;
 mod processes;
 mod program;
