@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use super::LinkMap;
-use super::fields::{self, Treatment};
+use super::fields::{self, Present, Treatment};
 use super::json::JsonRewriter;
 use super::multipart::MultipartRewriter;
 
@@ -30,8 +30,9 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let (mut head, mut content) = answer.into_parts();
-    links.rewrite_fields(&mut head.headers);
-    let mut rewriter = match Treatment::of(head.status, &head.headers) {
+    let present = Present::of(&head.headers);
+    links.rewrite_present(present, &mut head.headers);
+    let mut rewriter = match Treatment::knowing(present, head.status, &head.headers) {
         Treatment::Pass => return Response::from_parts(head, Rewritten::untouched(content)),
         Treatment::PassCompressed => {
             fields::note_compressed(&mut head.headers);
