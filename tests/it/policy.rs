@@ -3,17 +3,21 @@
 //! What may arrive is decided here by the test's own reading of a request, which shares nothing with
 //! the proxy's.
 
+mod reading;
+mod variants;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
-use percent_encoding::percent_decode;
 use ringbearer::key::KeyDigest;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Environment, Wishes, json};
+use reading::{effective, is_allowed, is_denied, names_a_method};
+use variants::{is_well_formed, variant};
 
 const EXTENSION: &str = "/restapi/v1.0/account/~/extension/~";
 
@@ -109,195 +113,6 @@ async fn ask(
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let code = answer.split("x-ringbearer-error: ").nth(1);
     (status, code.map(|code| code[..7].to_owned()))
-}
-
-/// Method and target that a request line means behind the prefixes, if they can be told.
-fn effective(line: &[u8]) -> Option<(String, String)> {
-    let line = std::str::from_utf8(line).ok()?;
-    let (method, target) = line.split_once(' ')?;
-    let target = target.split('#').next()?;
-    let path = target.strip_prefix("http://evil.test").unwrap_or(target);
-    let path =
-        path.strip_prefix("/.ringbearer/as/test").filter(|it| it.starts_with('/')).unwrap_or(path);
-    let path =
-        path.strip_prefix("/.ringbearer/media").filter(|it| it.starts_with('/')).unwrap_or(path);
-    Some((method.to_owned(), path.to_owned()))
-}
-
-/// Whether every server reads this path alike.
-fn is_plain(path: &str) -> bool {
-    let mut text = path.to_owned();
-    for harmless in "~!$&'()*+,=:@".bytes() {
-        text = text.replace(&format!("%{harmless:02x}"), "x");
-        text = text.replace(&format!("%{harmless:02X}"), "x");
-    }
-    let segments: Vec<_> = text.split('/').skip(1).collect();
-    let (last, middle) = segments.split_last().unwrap();
-    text.starts_with('/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~!$&'()*+,=:@".contains(c))
-        && !middle.iter().any(|it| it.is_empty())
-        && !segments.iter().any(|it| !it.is_empty() && it.trim_matches('.').is_empty())
-        && (!last.is_empty() || segments.len() > 1)
-        && segments.len() <= 32
-}
-
-/// [`LISTED`] in the test's own words.
-fn is_allowed(method: &str, target: &str) -> bool {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let segments: Vec<_> = path.split('/').collect();
-    let reads = ["GET", "HEAD"].contains(&method);
-    let is_listed = match segments[..] {
-        ["", "restapi", "v1.0", "account", a, "extension", e, last] => {
-            let is_call = reads && last == "call-log" || method == "POST" && last == "sms";
-            !a.is_empty() && !e.is_empty() && is_call
-        }
-        ["", "restapi", "v1.0", "account", a, "recording", r] => {
-            reads && !a.is_empty() && !r.is_empty()
-        }
-        ["", "team-messaging", "v1", ..] => reads && !are_notes(path),
-        _ => false,
-    };
-    is_listed && is_plain(path) && !names_a_method(query)
-}
-
-/// What the rule about notes may mean to a server.
-fn are_notes(path: &str) -> bool {
-    let folded = folded(path);
-    folded.len() == 5 && folded[2] == "chats" && folded[4] == "notes"
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = text.as_bytes().to_vec();
-    loop {
-        let again: Vec<u8> = percent_decode(&bytes).collect();
-        if again == bytes {
-            return String::from_utf8_lossy(&bytes).to_lowercase();
-        }
-        bytes = again;
-    }
-}
-
-fn names_a_method(query: &str) -> bool {
-    let query = decoded(query);
-    query.split(['&', ';']).any(|pair| pair.split('=').next().unwrap().contains("method"))
-}
-
-/// The segments of a path after everything that some server does to it.
-fn folded(path: &str) -> Vec<String> {
-    let mut segments: Vec<String> = Vec::new();
-    for segment in decoded(path).replace('\\', "/").split('/') {
-        let is_part = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-        match segment.split(';').next().unwrap() {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            name => segments.push(name.split(|c| !is_part(c)).next().unwrap().to_owned()),
-        }
-    }
-    segments
-}
-
-/// Whether the client `denied` must not have sent it.
-fn is_denied(method: &str, target: &str) -> bool {
-    let folded = folded(target.split('?').next().unwrap());
-    if folded.is_empty() {
-        return false;
-    }
-    let has = |word: &str| folded.iter().any(|segment| segment == word);
-    match method.to_ascii_uppercase().as_str() {
-        "POST" => folded[0] == "restapi" && (has("sms") || has("fax")),
-        "GET" | "HEAD" => has("recording"),
-        _ => false,
-    }
-}
-
-fn any<'a>(random: &mut Rng, of: &[&'a str]) -> &'a str {
-    of[random.usize(..of.len())]
-}
-
-/// A request line near one that is allowed or denied.
-fn variant(random: &mut Rng) -> Vec<u8> {
-    let (account, extension) = (any(random, &IDS), any(random, &IDS));
-    let (usual, path) = match random.u8(..8) {
-        0 => ("GET", format!("/restapi/v1.0/account/{account}/extension/{extension}/call-log")),
-        1 | 2 => ("POST", format!("/restapi/v1.0/account/{account}/extension/{extension}/sms")),
-        3 => ("GET", format!("/restapi/v1.0/account/{account}/recording/{extension}")),
-        4 => ("GET", format!("/restapi/v1.0/account/{account}/recording/{extension}/content")),
-        5 => ("GET", format!("/team-messaging/v1/chats/{account}/posts")),
-        6 => ("GET", format!("/team-messaging/v1/chats/{account}/notes")),
-        _ => ("POST", format!("/restapi/v1.0/account/{account}/extension/{extension}/fax")),
-    };
-    let mut path = path.into_bytes();
-    for _ in 0..random.u8(..4).saturating_sub(1) {
-        mutate(random, &mut path);
-    }
-    let method = if random.u8(..4) > 0 { usual } else { any(random, &METHODS) };
-    let prefix = if random.u8(..3) > 0 { "" } else { any(random, &PREFIXES) };
-    let end = if random.u8(..3) > 0 { "" } else { any(random, &ENDS) };
-    [method.as_bytes(), b" ", prefix.as_bytes(), &path, end.as_bytes()].concat()
-}
-
-const IDS: [&str; 14] =
-    ["~", "~", "~", "102", "102", "103", "%7E", "%2B1650", "1,2", "a..b", "*", "@x", "..", ""];
-const METHODS: [&str; 9] =
-    ["GET", "POST", "HEAD", "DELETE", "PUT", "get", "Post", "OPTIONS", "QUERY"];
-const PREFIXES: [&str; 7] = [
-    "/.ringbearer/as/test",
-    "/.ringbearer/media",
-    "/.ringbearer/as/test/.ringbearer/media",
-    "/.ringbearer/media/.ringbearer/media",
-    "/.ringbearer/as/nobody",
-    "/%2eringbearer/media",
-    "http://evil.test",
-];
-const ENDS: [&str; 11] = [
-    "?page=1",
-    "?access_token=x",
-    "?a=..%2f",
-    "?a=b&_method=DELETE",
-    "?%5Fmethod=PUT",
-    "#x",
-    "#/../sms",
-    "/",
-    "/x",
-    "/..",
-    "?",
-];
-
-fn mutate(random: &mut Rng, path: &mut Vec<u8>) {
-    let slashes: Vec<_> = (0..path.len()).filter(|at| path[*at] == b'/').collect();
-    let slash = if slashes.is_empty() { 0 } else { slashes[random.usize(..slashes.len())] };
-    let letter = random.usize(..path.len());
-    let (byte, length) = (path[letter], path.len());
-    let (range, instead) = match random.u8(..9) {
-        0 => (letter..letter + 1, format!("%{byte:02x}")),
-        1 => (letter..letter + 1, format!("%25{byte:02X}")),
-        2 => (slash..slash + 1, any(random, &INSTEAD_OF_SLASHES).to_owned()),
-        3 => (slash..slash, any(random, &AFTER_NAMES).to_owned()),
-        4 if byte.is_ascii_lowercase() => {
-            (letter..letter + 1, char::from(byte.to_ascii_uppercase()).to_string())
-        }
-        4 => (letter..letter + 1, char::from(byte.to_ascii_lowercase()).to_string()),
-        5 => (letter..letter, any(random, &BETWEEN_LETTERS).to_owned()),
-        6 => (letter..letter + 1, String::new()),
-        7 => (0..length, String::from_utf8_lossy(path).to_ascii_uppercase()),
-        _ => (length..length, any(random, &AT_THE_END).to_owned()),
-    };
-    path.splice(range, instead.into_bytes());
-}
-
-const INSTEAD_OF_SLASHES: [&str; 13] = [
-    "//", "/./", "/x/../", "/%2e%2e/", "/.%2e/", "\\", "%2f", "%5C", "%252f", "/..;/", "/%2e/",
-    "%c0%af", "/.../",
-];
-const AFTER_NAMES: [&str; 13] =
-    [";", ";a=b", "%3ba", ".", ".json", "%00", "%20", "%0a", "+", ",", "%", "%zz", "~"];
-const BETWEEN_LETTERS: [&str; 7] = ["\u{e9}", "\u{2024}", "%ff", "%e2%80%a4", "%u002e", "|", "^"];
-const AT_THE_END: [&str; 12] =
-    [";", ".", ".json", ",", "+", "%00", "%20", "%2f", "%5c..%5csms", ";/../sms", "!", "="];
-
-/// Whether nothing but a policy may refuse it.
-fn is_well_formed(line: &[u8]) -> bool {
-    line.is_ascii() && !line.contains(&b'#') && !line.windows(5).any(|window| window == b" http")
 }
 
 #[tokio::test]
