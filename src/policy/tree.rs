@@ -142,6 +142,10 @@ impl Literal {
             return segment.iter().any(|byte| !byte.is_ascii_digit())
                 || ours.map(|at| &self.text[at..]) == theirs.map(|at| &segment[at..]);
         }
+        // Nearly every name is told from another by its first letter.
+        if segment[0].to_ascii_lowercase() != self.text[0] {
+            return false;
+        }
         let Some((name, rest)) = segment.split_at_checked(self.text.len()) else { return false };
         let is_part_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
         name.eq_ignore_ascii_case(&self.text) && !rest.first().is_some_and(is_part_of_name)
