@@ -28,6 +28,7 @@ mod login;
 mod login_site;
 mod main_path;
 mod malformed;
+mod never_mixed;
 mod outages;
 mod pages;
 mod paths;
