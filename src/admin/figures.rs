@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::{Kind, Outcome, Page};
+use crate::metrics::{Kind, Outcome, Page, Reloads};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -20,7 +20,12 @@ const MOST_ADDED: usize = 100;
 const OTHER: &str = "_other";
 
 /// The page as it is now.
-pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> String {
+pub(super) fn page(
+    identities: &Arc<Identities>,
+    seen: &Seen,
+    certificates: Option<&Reloads>,
+    clock: &Clock,
+) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
     let mut added: Vec<_> = identities.added().map(|(_, keeper)| keeper).collect();
     let counts = [("configured", configured.len()), ("added", added.len())];
@@ -35,6 +40,9 @@ pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> 
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    if let Some(reloads) = certificates {
+        read_anew(&mut page, reloads);
+    }
     page.into_text()
 }
 
@@ -132,6 +140,17 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the files of [proxy.tls] cannot be used, and older certificates still are.";
+    page.family("ringbearer_tls_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -165,7 +184,7 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Clock::manual(NOW))
+        page(identities, &seen, None, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
