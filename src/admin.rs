@@ -11,6 +11,7 @@ mod error;
 mod figures;
 mod health;
 mod readiness;
+pub mod reload;
 
 use std::convert::Infallible;
 use std::io;
@@ -33,6 +34,7 @@ use crate::settings::AdminSettings;
 use crate::token::identities::Identities;
 use access::Gate;
 use desk::Desk;
+use reload::Superior;
 
 /// How long a request head may take, and how long a connection may idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -75,32 +77,42 @@ enum Phase {
 #[derive(Debug)]
 pub struct Admin {
     addresses: Vec<SocketAddr>,
+    /// As they were asked for, each with the socket, for a successor.
+    sockets: Vec<(SocketAddr, TcpListener)>,
     phase: watch::Sender<Phase>,
     serving: JoinHandle<()>,
 }
 
 impl Admin {
-    /// Binds every address and serves. Wants to be called on a tokio runtime, which has to keep
-    /// running.
+    /// Binds every address, or takes it over from `predecessor`, and serves. Orders to reload go to
+    /// `superior`. Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
         clock: &Clock,
+        superior: Superior,
+        predecessor: Option<&Self>,
     ) -> Result<Self, AdminStartError> {
-        let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
+        let inherited = predecessor.map_or(&[][..], |admin| &admin.sockets);
+        let (mut addresses, mut sockets, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for &address in &settings.listen {
-            let listener = bind(address).map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
-                _ => AdminStartError::Bind { address, source },
-            })?;
+            let inherited = inherited.iter().find(|(wanted, _)| *wanted == address);
+            let (socket, listener) = bind(address, inherited.map(|(_, socket)| socket)).map_err(
+                |source| match source.kind() {
+                    io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
+                    _ => AdminStartError::Bind { address, source },
+                },
+            )?;
             addresses.push(listener.local_addr().unwrap_or(address));
+            sockets.push((address, socket));
             listeners.push(listener);
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
-        let desk = Desk::new(Arc::clone(identities), gate, clock.clone(), phase.subscribe());
+        let identities = Arc::clone(identities);
+        let desk = Desk::new(identities, gate, clock.clone(), phase.subscribe(), superior);
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
-        Ok(Self { addresses, phase, serving })
+        Ok(Self { addresses, sockets, phase, serving })
     }
 
     /// Where it listens.
@@ -123,10 +135,15 @@ impl Admin {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+/// The socket, and the same once more to accept from.
+fn bind(
+    address: SocketAddr,
+    inherited: Option<&TcpListener>,
+) -> io::Result<(TcpListener, tokio::net::TcpListener)> {
+    let socket = inherited.map_or_else(|| TcpListener::bind(address), TcpListener::try_clone)?;
+    socket.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
+    Ok((socket, listener))
 }
 
 async fn serve(

@@ -34,7 +34,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `reload`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
@@ -73,7 +73,8 @@
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
-//! | [`service`] | a whole proxy from its settings, and the order of its end |
+//! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
+//! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!

@@ -77,13 +77,14 @@ pub fn process_variables() -> impl Iterator<Item = (OsString, OsString)> {
 pub struct Sources<'a> {
     environment: Environment<'a>,
     directory: &'a Path,
+    files: Vec<PathBuf>,
     world_readable: Vec<PathBuf>,
 }
 
 impl<'a> Sources<'a> {
     /// Relative files are taken from `directory`.
     pub fn new(environment: Environment<'a>, directory: &'a Path) -> Self {
-        Self { environment, directory, world_readable: Vec::new() }
+        Self { environment, directory, files: Vec::new(), world_readable: Vec::new() }
     }
 
     /// Reads one secret; `name` is the key it is configured under, for the error.
@@ -111,6 +112,11 @@ impl<'a> Sources<'a> {
         source: Option<&SecretSource>,
     ) -> Result<Option<Secret>, SecretError> {
         source.map(|source| self.read(name, source)).transpose()
+    }
+
+    /// The files read so far.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// The files read so far that every user of the machine can read.
@@ -148,6 +154,7 @@ impl<'a> Sources<'a> {
         path: &Path,
     ) -> Result<(String, Secret), SecretError> {
         let unreadable = |source| SecretError::File { name, path: path.to_owned(), source };
+        self.files.push(path.to_owned());
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         // One byte more than allowed, so that a longer file (or /dev/zero) shows.

@@ -55,6 +55,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
+    /// The files that all this was read from: who changes one wants a reload.
+    pub files: Vec<PathBuf>,
 }
 
 /// `[proxy]`: the side that apps talk to.
@@ -88,6 +90,8 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// Whether a changed file of the configuration is read by itself.
+    pub reload_on_change: bool,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own

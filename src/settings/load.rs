@@ -54,8 +54,11 @@ impl Settings {
             ConfigSource::Environment => (from_environment(environment)?, None),
         };
         overrides.apply(&mut config);
-        let (settings, mut warnings) = resolve::settings(config, environment, directory)?;
+        let (mut settings, mut warnings) = resolve::settings(config, environment, directory)?;
         warnings.extend(warning);
+        if let ConfigSource::File(path) = source {
+            settings.files.push(path.clone());
+        }
         Ok((settings, warnings))
     }
 }

@@ -65,13 +65,33 @@ pub(super) fn settings(
     let store = store(config.store, &identities, &mut sources, environment, directory)?;
     let served: Vec<_> = proxy.listen.iter().chain(&own).copied().collect();
     let admin = admin(config.admin, &served, &mut warnings)?;
+    let files = files_of(&proxy, &upstream, sources.files());
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
-    let settings =
-        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
+    let settings = Settings {
+        proxy,
+        upstream,
+        applications,
+        identities,
+        clients,
+        facade,
+        store,
+        admin,
+        log,
+        files,
+    };
     Ok((settings, warnings))
+}
+
+fn files_of(
+    proxy: &ProxySettings,
+    upstream: &UpstreamSettings,
+    secrets: &[PathBuf],
+) -> Vec<PathBuf> {
+    let tls = proxy.tls.iter().flat_map(|tls| [&tls.certificate_file, &tls.key_file]);
+    secrets.iter().chain(tls).chain(&upstream.ca_file).cloned().collect()
 }
 
 fn proxy(
@@ -119,6 +139,7 @@ fn proxy(
             10 * MINUTE,
             24 * HOUR,
         )?,
+        reload_on_change: config.reload_on_change.unwrap_or(true),
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
     })
 }
