@@ -39,6 +39,7 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
+//! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -87,6 +88,7 @@ pub mod clock;
 mod config;
 pub mod key;
 pub mod login;
+pub mod mark;
 pub mod metrics;
 pub mod oauth;
 pub mod proxy;

@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::mark::{Mark, Marked};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
@@ -77,7 +78,7 @@ pub fn process_variables() -> impl Iterator<Item = (OsString, OsString)> {
 pub struct Sources<'a> {
     environment: Environment<'a>,
     directory: &'a Path,
-    files: Vec<PathBuf>,
+    files: Vec<Marked>,
     world_readable: Vec<PathBuf>,
 }
 
@@ -115,7 +116,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The files read so far.
-    pub fn files(&self) -> &[PathBuf] {
+    pub fn files(&self) -> &[Marked] {
         &self.files
     }
 
@@ -154,9 +155,9 @@ impl<'a> Sources<'a> {
         path: &Path,
     ) -> Result<(String, Secret), SecretError> {
         let unreadable = |source| SecretError::File { name, path: path.to_owned(), source };
-        self.files.push(path.to_owned());
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
+        self.files.push((path.to_owned(), Some(Mark::from(&metadata))));
         // One byte more than allowed, so that a longer file (or /dev/zero) shows.
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_SECRET_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
+use crate::mark::Marked;
 use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
@@ -56,7 +57,7 @@ pub struct Settings {
     /// How to log.
     pub log: LogSettings,
     /// The files that all this was read from: who changes one wants a reload.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<Marked>,
 }
 
 /// `[proxy]`: the side that apps talk to.

@@ -137,7 +137,7 @@ impl<'a> Reign<'a> {
     }
 
     async fn succeed(&mut self) -> Result<(), NotReloaded> {
-        // As they are now: what changes while they are read is seen as a change.
+        // If they are refused, they are not tried again before they change.
         self.files.look();
         let Reading { source, overrides, environment } = &self.reading;
         let (settings, warnings) = Settings::load(source, overrides.clone(), *environment)?;
@@ -145,7 +145,7 @@ impl<'a> Reign<'a> {
             warn!("{warning}");
         }
         let successor = self.service.succeed(&settings, &self.clock).await?;
-        self.files.replace(settings.files.clone());
+        self.files = Files::new(settings.files.clone());
         self.watches = settings.proxy.reload_on_change;
         let mut old = std::mem::replace(&mut self.service, successor);
         old.cede().await;

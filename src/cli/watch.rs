@@ -1,8 +1,8 @@
 //! Whether files are other than they were.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::mark::{Mark, Marked};
 
 /// The files that a configuration was read from.
 pub(super) struct Files {
@@ -11,51 +11,17 @@ pub(super) struct Files {
     seen: Vec<Option<Mark>>,
 }
 
-/// What changes with a file, through all links to it: an editor puts a new one in its place, Kubernetes
-/// turns a link to another directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
-    device: u64,
-    inode: u64,
-    length: u64,
-    changed: (i64, i64),
-}
-
-impl Mark {
-    fn of(path: &Path) -> Option<Self> {
-        let file = fs::metadata(path).ok()?;
-        Some(Self {
-            device: file.dev(),
-            inode: file.ino(),
-            length: file.len(),
-            changed: (file.mtime(), file.mtime_nsec()),
-        })
-    }
-}
-
 impl Files {
-    /// As they are now.
-    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
-        let mut files = Self { paths, known: Vec::new(), seen: Vec::new() };
-        files.look();
-        files
+    /// Known as they were when they were read.
+    pub(super) fn new(files: Vec<Marked>) -> Self {
+        let (paths, known): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        Self { paths, seen: known.clone(), known }
     }
 
     /// Takes them for known as they are now.
     pub(super) fn look(&mut self) {
         self.known = self.marks();
         self.seen.clone_from(&self.known);
-    }
-
-    /// From now on others count. Those that were there before are known as they were last looked at.
-    pub(super) fn replace(&mut self, paths: Vec<PathBuf>) {
-        let known = |path: &PathBuf| match self.paths.iter().position(|known| known == path) {
-            Some(at) => self.known[at].clone(),
-            None => Mark::of(path),
-        };
-        self.known = paths.iter().map(known).collect();
-        self.seen.clone_from(&self.known);
-        self.paths = paths;
     }
 
     /// Whether they are other than known, and no other than at the last call: nobody is writing. Then
@@ -77,14 +43,20 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn files(paths: &[PathBuf]) -> Files {
+        Files::new(paths.iter().map(|path| (path.clone(), Mark::of(path))).collect())
+    }
 
     #[test]
     fn a_change_counts_once_it_has_settled_and_only_once() {
         let directory = tempfile::tempdir().unwrap();
         let (first, second) = (directory.path().join("a"), directory.path().join("b"));
         fs::write(&first, "1").unwrap();
-        let mut files = Files::new(vec![first.clone(), second.clone()]);
+        let mut files = files(&[first.clone(), second.clone()]);
         assert!(!files.have_settled_otherwise());
         fs::write(&first, "12").unwrap();
         assert!(!files.have_settled_otherwise(), "it may still be written");
@@ -108,14 +80,22 @@ mod tests {
         fs::write(path("one"), "x").unwrap();
         fs::write(path("two"), "x").unwrap();
         std::os::unix::fs::symlink("one", path("data")).unwrap();
-        let mut files = Files::new(vec![path("data")]);
+        let mut files = files(&[path("data")]);
         std::os::unix::fs::symlink("two", path("new")).unwrap();
         fs::rename(path("new"), path("data")).unwrap();
         assert!(!files.have_settled_otherwise());
         assert!(files.have_settled_otherwise());
-        fs::write(path("other"), "x").unwrap();
-        files.replace(vec![path("data"), path("other")]);
+    }
+
+    #[test]
+    fn what_changes_while_it_is_read_is_a_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, "1").unwrap();
+        let mark = Mark::of(&path);
+        fs::write(&path, "12").unwrap();
+        let mut files = Files::new(vec![(path, mark)]);
         assert!(!files.have_settled_otherwise());
-        assert!(!files.have_settled_otherwise());
+        assert!(files.have_settled_otherwise());
     }
 }

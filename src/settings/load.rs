@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{Settings, SettingsError, Warning, resolve};
 use crate::config::{ApplicationConfig, Config, IdentityConfig};
+use crate::mark::Mark;
 use crate::secret::{Environment, SecretSource};
 
 /// Where to read the configuration.
@@ -48,6 +49,10 @@ impl Settings {
         environment: Environment<'_>,
     ) -> Result<(Self, Vec<Warning>), SettingsError> {
         let directory = source.directory();
+        let mark = match source {
+            ConfigSource::File(path) => Some((path.clone(), Mark::of(path))),
+            ConfigSource::Text(_) | ConfigSource::Environment => None,
+        };
         let (mut config, warning) = match source {
             ConfigSource::File(path) => read_file(path)?,
             ConfigSource::Text(text) => (parse(text, Path::new("configuration"))?, None),
@@ -56,9 +61,7 @@ impl Settings {
         overrides.apply(&mut config);
         let (mut settings, mut warnings) = resolve::settings(config, environment, directory)?;
         warnings.extend(warning);
-        if let ConfigSource::File(path) = source {
-            settings.files.push(path.clone());
-        }
+        settings.files.extend(mark);
         Ok((settings, warnings))
     }
 }

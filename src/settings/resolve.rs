@@ -24,6 +24,7 @@ use super::{
     RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
+use crate::mark::{Mark, Marked};
 use crate::secret::{Environment, Sources};
 use crate::store::seal::Seal;
 
@@ -85,13 +86,11 @@ pub(super) fn settings(
     Ok((settings, warnings))
 }
 
-fn files_of(
-    proxy: &ProxySettings,
-    upstream: &UpstreamSettings,
-    secrets: &[PathBuf],
-) -> Vec<PathBuf> {
+fn files_of(proxy: &ProxySettings, upstream: &UpstreamSettings, secrets: &[Marked]) -> Vec<Marked> {
     let tls = proxy.tls.iter().flat_map(|tls| [&tls.certificate_file, &tls.key_file]);
-    secrets.iter().chain(tls).chain(&upstream.ca_file).cloned().collect()
+    // These are read after this.
+    let others = tls.chain(&upstream.ca_file).map(|path| (path.clone(), Mark::of(path)));
+    secrets.iter().cloned().chain(others).collect()
 }
 
 fn proxy(
