@@ -22,18 +22,22 @@ use crate::settings::{ConfigSource, NoPlace, Overrides, Place, Settings, Setting
 use crate::store::archive::ArchiveError;
 use crate::store::seal::SealError;
 use crate::telemetry;
+use reload::ReloadError;
 
 mod check;
 mod demo;
 mod keygen;
 mod login;
 mod logout;
+mod reign;
+mod reload;
 mod run;
 mod sandbox;
 mod serve;
 mod status;
 mod token;
 mod transfer;
+mod watch;
 
 /// What was written on the command line.
 #[derive(Debug, Parser)]
@@ -81,6 +85,11 @@ enum Command {
     /// Reads the store, so no proxy has to run; what one knows that answers at `admin.listen` is
     /// merged in. Exits with 1 if an identity needs somebody.
     Status(status::StatusFlags),
+    /// Have a running proxy read its configuration again, and say what came of it
+    ///
+    /// Asks at `admin.listen`. Everything is validated before anything changes; if it is refused, the
+    /// proxy goes on as it was and this exits with 1. SIGHUP does the same without an answer.
+    Reload(reload::ReloadFlags),
     /// Print an identity's access token, for scripts; it is good for a minute at least
     Token(token::TokenFlags),
     /// Print a new random key and its digest for `key_sha256`
@@ -165,8 +174,8 @@ impl Cli {
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(flags) => {
                 let (source, overrides) = flags.split();
-                let (settings, warnings) = Settings::load(&source, overrides, environment)?;
-                serve::run(&settings, &warnings, &source)?;
+                let (settings, warnings) = Settings::load(&source, overrides.clone(), environment)?;
+                serve::run(&settings, &warnings, &source, overrides, environment)?;
             }
             Command::Check(CheckFlags { presets: true, .. }) => {
                 check::explain::presets(&mut io::stdout().lock()).map_err(Failure::Output)?;
@@ -193,6 +202,7 @@ impl Cli {
             Command::Demo(flags) => demo::run(&flags)?,
             Command::Run(flags) => return run::run(flags, environment),
             Command::Status(flags) => status::run(flags, environment)?,
+            Command::Reload(flags) => reload::run(flags, environment)?,
             Command::Token(flags) => token::run(flags, environment)?,
             Command::Keygen => keygen::run(&mut io::stdout().lock())?,
             Command::Sandbox(args) => {
@@ -316,6 +326,9 @@ pub enum Failure {
         /// Those of the configuration.
         known: Vec<String>,
     },
+    /// A running proxy has not read its configuration again.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
     /// No token was to be had.
     #[error("identity \"{identity}\" has no token")]
     NoToken {
@@ -460,6 +473,7 @@ Examples:
                                                     an app with a proxy of its own
   ringbearer status --config proxy.toml             how is every identity doing?
   ringbearer token sales --config proxy.toml        its access token, for a script
+  ringbearer reload --config proxy.toml             take a changed configuration, lose nothing
   RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
                                                     run without a file
   ringbearer login sales --config proxy.toml        log a person in, in the browser

@@ -72,6 +72,7 @@ pub(crate) struct ProxyConfig {
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) reload_on_change: Option<bool>,
 }
 
 /// `[proxy.tls]`

@@ -35,13 +35,14 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `reload`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
+//! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -78,7 +79,8 @@
 //! | [`server`] | sockets in, a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
-//! | [`service`] | a whole proxy from its settings, and the order of its end |
+//! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
+//! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
@@ -91,6 +93,7 @@ pub mod clock;
 mod config;
 pub mod key;
 pub mod login;
+pub mod mark;
 pub mod metrics;
 pub mod oauth;
 pub mod operations;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
+use crate::mark::Marked;
 use crate::policy::Policy;
 use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
+    /// The files that all this was read from: who changes one wants a reload.
+    pub files: Vec<Marked>,
 }
 
 /// `[proxy]`: the side that apps talk to.
@@ -100,6 +103,8 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// Whether a changed file of the configuration is read by itself.
+    pub reload_on_change: bool,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own

@@ -22,6 +22,7 @@ use super::error::AdminError;
 use super::figures;
 use super::health::Health;
 use super::readiness::{Member, judge, serves};
+use super::reload::Superior;
 use crate::clock::Clock;
 use crate::metrics::{Page, Reloads};
 use crate::settings::IdentitySettings;
@@ -52,6 +53,7 @@ pub(super) struct Desk {
     certificates: Option<Arc<Reloads>>,
     clock: Clock,
     phase: watch::Receiver<Phase>,
+    superior: Superior,
 }
 
 type Answer = Result<Response<Full<Bytes>>, AdminError>;
@@ -65,6 +67,7 @@ enum Resource {
     Identities,
     Identity(String),
     Renewal(String),
+    Reload,
 }
 
 impl Resource {
@@ -74,6 +77,7 @@ impl Resource {
             ("healthz", None, _) => Self::Health,
             ("readyz", None, _) => Self::Readiness,
             ("metrics", None, _) => Self::Metrics,
+            ("reload", None, _) => Self::Reload,
             ("identities", None, _) => Self::Identities,
             ("identities", Some(name), None) => Self::Identity(name.to_owned()),
             ("identities", Some(name), Some("renew")) => Self::Renewal(name.to_owned()),
@@ -87,7 +91,7 @@ impl Resource {
             Self::Health | Self::Readiness | Self::Metrics => "GET, HEAD",
             Self::Identities => "GET, HEAD, POST",
             Self::Identity(_) => "GET, HEAD, DELETE",
-            Self::Renewal(_) => "POST",
+            Self::Renewal(_) | Self::Reload => "POST",
         }
     }
 }
@@ -99,11 +103,12 @@ impl Desk {
         certificates: Option<Arc<Reloads>>,
         clock: Clock,
         phase: watch::Receiver<Phase>,
+        superior: Superior,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, certificates, clock, phase }
+        Self { identities, configured, health, gate, certificates, clock, phase, superior }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -149,6 +154,16 @@ impl Desk {
             Resource::Identity(name) if asks => self.show(&name, StatusCode::OK).await,
             Resource::Identity(name) => self.remove(&name).await,
             Resource::Renewal(name) => self.renew(&name).await,
+            Resource::Reload => self.reload().await,
+        }
+    }
+
+    /// Reads the configuration again.
+    async fn reload(&self) -> Answer {
+        match self.superior.order().await {
+            Some(Ok(())) => Ok(json_answer(StatusCode::OK, &json!({"status": "reloaded"}))),
+            Some(Err(why)) => Err(AdminError::NotReloaded(why)),
+            None => Err(AdminError::NoReload),
         }
     }
 

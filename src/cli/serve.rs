@@ -8,38 +8,48 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::Failure;
+use super::reign::{Reading, Reign};
 use crate::clock::Clock;
+use crate::secret::Environment;
 use crate::service::Service;
-use crate::settings::{ConfigSource, Settings, Warning};
+use crate::settings::{ConfigSource, Overrides, Settings, Warning};
 use crate::telemetry;
 
 pub(super) fn run(
     settings: &Settings,
     warnings: &[Warning],
     source: &ConfigSource,
+    overrides: Overrides,
+    environment: Environment<'_>,
 ) -> Result<(), Failure> {
     telemetry::start(&settings.log);
     announce(settings, source);
     for warning in warnings {
         warn!("{warning}");
     }
+    let clock = Clock::system();
     runtime()?.block_on(async {
-        let service = Service::start(settings, &Clock::system())?;
-        let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
-        for address in service.addresses() {
-            info!(url = %format_args!("{scheme}://{address}"), "listening");
-        }
-        for path in service.sockets() {
-            info!(url = %format_args!("unix:{}", path.display()), "listening");
-        }
-        for path in service.admin_sockets() {
-            info!(url = %format_args!("unix:{}", path.display()), "operators are served");
-        }
-        for address in service.admin_addresses() {
-            info!(url = %format_args!("http://{address}"), "operators are served");
-        }
-        until_asked_to_end(service).await
+        let service = Service::start(settings, &clock)?;
+        tell_where(&service, settings);
+        let reading = Reading { source, overrides, environment };
+        Reign::new(service, settings, reading, clock).until_asked_to_end().await
     })
+}
+
+fn tell_where(service: &Service, settings: &Settings) {
+    let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
+    for address in service.addresses() {
+        info!(url = %format_args!("{scheme}://{address}"), "listening");
+    }
+    for path in service.sockets() {
+        info!(url = %format_args!("unix:{}", path.display()), "listening");
+    }
+    for path in service.admin_sockets() {
+        info!(url = %format_args!("unix:{}", path.display()), "operators are served");
+    }
+    for address in service.admin_addresses() {
+        info!(url = %format_args!("http://{address}"), "operators are served");
+    }
 }
 
 /// Whoever reads the log at night has neither the command line nor the file at hand.

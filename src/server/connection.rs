@@ -30,7 +30,9 @@ pub(super) struct Connections(Rc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The task of every open connection.
+    /// How many there are, from the moment of their acceptance.
+    guests: Cell<usize>,
+    /// The task of every connection that has begun.
     tasks: RefCell<Slab<Waker>>,
     /// Whether connections are to end as soon as they can.
     closing: Cell<bool>,
@@ -38,9 +40,15 @@ struct Shared {
 }
 
 impl Connections {
+    /// One that has just been accepted. Its task may be a while in coming, and the end waits for it.
+    pub(super) fn guest(&self) -> Guest {
+        self.0.guests.set(self.0.guests.get() + 1);
+        Guest(self.clone())
+    }
+
     /// How many are open.
     pub(super) fn count(&self) -> usize {
-        self.0.tasks.borrow().len()
+        self.0.guests.get()
     }
 
     /// Tells every connection to finish the request in progress and end.
@@ -53,6 +61,20 @@ impl Connections {
     pub(super) async fn all_gone(&self) {
         while self.count() > 0 {
             self.0.all_gone.notified().await;
+        }
+    }
+}
+
+/// A connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Guest(Connections);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Shared { guests, all_gone, .. } = &*self.0.0;
+        guests.set(guests.get() - 1);
+        if guests.get() == 0 {
+            all_gone.notify_one();
         }
     }
 }
@@ -201,11 +223,7 @@ impl<C: Drainable> Future for Serving<C> {
 impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let mut tasks = self.connections.0.tasks.borrow_mut();
-            tasks.remove(key);
-            if tasks.is_empty() {
-                self.connections.0.all_gone.notify_one();
-            }
+            self.connections.0.tasks.borrow_mut().remove(key);
         }
     }
 }

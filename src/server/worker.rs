@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +23,7 @@ use hyper_util::server::conn::auto;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
@@ -54,6 +54,9 @@ const BUFFER: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Serving,
+    /// A successor has the listeners; what was accepted is answered in its own time.
+    Retiring,
+    /// The end is near.
     Draining,
 }
 
@@ -103,13 +106,14 @@ impl Worker {
         blueprint: Blueprint,
         entrances: Vec<Entrance>,
         phase: watch::Receiver<Phase>,
+        ceded: oneshot::Sender<()>,
     ) {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = runtime.expect("the system has resources for an event queue");
         runtime.block_on(async {
             let worker = Rc::new(Self::new(blueprint, phase));
-            worker.serve(entrances).await;
+            worker.serve(entrances, ceded).await;
         });
     }
 
@@ -141,30 +145,58 @@ impl Worker {
         }
     }
 
-    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>) {
+    /// `ceded` ends when new connections are a successor's.
+    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>, ceded: oneshot::Sender<()>) {
         let timers = self.timers.clone();
         spawn_local(async move { timers.run().await });
         spawn_local(Rc::clone(&self).sweep());
         let accepting: Vec<_> =
             entrances.into_iter().map(|it| spawn_local(Rc::clone(&self).accept(it))).collect();
-        self.draining().await;
+        self.leaving().await;
         self.is_draining.set(true);
-        if self.connections.count() + self.proxy.tunnels().count() > 0 {
-            self.clock.sleep(LINGER).await;
-        }
-        for acceptor in accepting {
-            // It ends by itself, once the backlog is empty.
-            let _ = acceptor.await;
+        let no_more = async {
+            for acceptor in accepting {
+                // It ends by itself, once the backlog is empty.
+                let _ = acceptor.await;
+            }
+            drop(ceded);
+        };
+        let is_retiring = *self.phase.borrow() == Phase::Retiring;
+        if is_retiring {
+            no_more.await;
+            self.linger().await;
+        } else {
+            self.linger().await;
+            no_more.await;
         }
         self.connections.close();
         let tunnels = self.proxy.tunnels();
-        tunnels.close();
         let all_gone = async { tokio::join!(self.connections.all_gone(), tunnels.all_gone()) };
+        let mut all_gone = pin!(all_gone);
+        tokio::select! {
+            biased;
+            _ = &mut all_gone => return,
+            () = self.draining() => {}
+        }
+        tunnels.close();
         let drained = self.timers.within(self.drain_timeout, all_gone).await;
         if drained.is_err() {
             let left = self.connections.count() + self.proxy.tunnels().count();
             tracing::warn!(left, "drain_timeout is over: cutting the remaining connections");
         }
+    }
+
+    /// Gives whoever is here time to go.
+    async fn linger(&self) {
+        if self.connections.count() + self.proxy.tunnels().count() > 0 {
+            self.clock.sleep(LINGER).await;
+        }
+    }
+
+    async fn leaving(&self) {
+        let mut phase = self.phase.clone();
+        // As below.
+        let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
     async fn draining(&self) {
@@ -180,15 +212,18 @@ impl Worker {
         }
     }
 
-    /// Accepts until draining has lingered, then whatever the kernel has accepted already.
+    /// Accepts until draining has lingered, then whatever the kernel has accepted already; where there
+    /// is a successor, leaves that to it.
     async fn accept(self: Rc<Self>, Entrance { listener, entry }: Entrance) {
         let door = match listener.open() {
             Ok(door) => door,
             Err(error) => return tracing::error!(%error, "a listener cannot be used"),
         };
         let lingered = async {
-            self.draining().await;
-            self.clock.sleep(LINGER).await;
+            self.leaving().await;
+            if *self.phase.borrow() == Phase::Draining {
+                self.clock.sleep(LINGER).await;
+            }
         };
         tokio::pin!(lingered);
         loop {
@@ -227,7 +262,7 @@ impl Worker {
             }
             Some(tls) => {
                 let tls = tls.acceptor();
-                drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry)));
+                self.entertain(Rc::clone(self).shake_hands(tls, stream, peer, entry));
             }
         }
     }
@@ -235,10 +270,18 @@ impl Worker {
     /// Clear text.
     fn talk<I: Io>(self: &Rc<Self>, io: I, entry: Entry) {
         if self.h2c {
-            drop(spawn_local(self.either(io, entry)));
+            self.entertain(self.either(io, entry));
         } else {
-            drop(spawn_local(self.h1(io, entry)));
+            self.entertain(self.h1(io, entry));
         }
+    }
+
+    fn entertain(&self, connection: impl Future<Output = ()> + 'static) {
+        let guest = self.connections.guest();
+        spawn_local(async move {
+            connection.await;
+            drop(guest);
+        });
     }
 
     async fn shake_hands(

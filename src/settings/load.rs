@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Place, Settings, SettingsError, Warning, resolve};
 use crate::config::{ApplicationConfig, Config, IdentityConfig};
+use crate::mark::Mark;
 use crate::secret::{Environment, SecretSource};
 
 /// Where to read the configuration.
@@ -47,14 +48,19 @@ impl Settings {
         environment: Environment<'_>,
     ) -> Result<(Self, Vec<Warning>), SettingsError> {
         let directory = source.directory();
+        let mark = match source {
+            ConfigSource::File(path) => Some((path.clone(), Mark::of(path))),
+            ConfigSource::Text(_) | ConfigSource::Environment => None,
+        };
         let (mut config, warning) = match source {
             ConfigSource::File(path) => read_file(path)?,
             ConfigSource::Text(text) => (parse(text, Path::new("configuration"))?, None),
             ConfigSource::Environment => (from_environment(environment)?, None),
         };
         overrides.apply(&mut config);
-        let (settings, mut warnings) = resolve::settings(config, environment, directory)?;
+        let (mut settings, mut warnings) = resolve::settings(config, environment, directory)?;
         warnings.extend(warning);
+        settings.files.extend(mark);
         Ok((settings, warnings))
     }
 }

@@ -52,6 +52,7 @@ mod redis_server;
 mod redis_tls;
 mod registrar;
 mod relay;
+mod reload;
 mod renewal;
 mod replay;
 mod replicas;
