@@ -8,7 +8,10 @@
 //! [`Proxy`]: crate::proxy::Proxy
 
 mod connection;
+pub mod framing;
+mod guard;
 mod listen;
+mod patience;
 mod tls;
 mod worker;
 
@@ -28,6 +31,7 @@ use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Entry, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
@@ -54,6 +58,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
+    malformed: Arc<MalformedCounts>,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,7 @@ impl Server {
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
+        let malformed = Arc::new(MalformedCounts::default());
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
@@ -81,6 +87,8 @@ impl Server {
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            request_head_timeout: settings.proxy.request_head_timeout,
+            malformed: Arc::clone(&malformed),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
@@ -110,12 +118,17 @@ impl Server {
         };
         let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
-        Ok(Self { addresses: sockets.addresses, phase, workers })
+        Ok(Self { addresses: sockets.addresses, phase, workers, malformed })
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// How many requests were malformed, and how.
+    pub fn malformed(&self) -> &Arc<MalformedCounts> {
+        &self.malformed
     }
 
     /// Takes no new work, finishes what has been accepted, and returns when all of it is done or

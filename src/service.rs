@@ -74,7 +74,8 @@ impl Service {
         let identities = Arc::new(identities(settings, &tls, clock)?);
         let server = Server::start(settings, &identities, &tls, clock)?;
         let admin = settings.admin.as_ref();
-        let admin = admin.map(|admin| Admin::start(admin, &identities, clock)).transpose()?;
+        let admin = admin.map(|it| Admin::start(it, &identities, server.malformed(), clock));
+        let admin = admin.transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Kind, Outcome, Page};
+use crate::proxy::malformed::{Malformed, MalformedCounts};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -20,7 +21,12 @@ const MOST_ADDED: usize = 100;
 const OTHER: &str = "_other";
 
 /// The page as it is now.
-pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> String {
+pub(super) fn page(
+    identities: &Arc<Identities>,
+    malformed: &MalformedCounts,
+    seen: &Seen,
+    clock: &Clock,
+) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
     let mut added: Vec<_> = identities.added().map(|(_, keeper)| keeper).collect();
     let counts = [("configured", configured.len()), ("added", added.len())];
@@ -35,6 +41,7 @@ pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> 
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    refused(&mut page, malformed);
     page.into_text()
 }
 
@@ -132,6 +139,15 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn refused(page: &mut Page, counts: &MalformedCounts) {
+    let name = "ringbearer_malformed_requests_total";
+    let help = "Requests that HTTP/1.1 does not know, by what is wrong with them.";
+    let mut family = page.family(name, Kind::Counter, help);
+    for malformed in Malformed::ALL {
+        family.sample(&[("reason", malformed.as_str())], counts.get(malformed));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -165,7 +181,9 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Clock::manual(NOW))
+        let malformed = MalformedCounts::default();
+        malformed.count(Malformed::LineEnd);
+        page(identities, &malformed, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -213,5 +231,7 @@ mod tests {
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
+        let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
+        assert!(page.contains(line), "{page}");
     }
 }

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::{Either, ready};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -28,7 +29,12 @@ use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
+use super::framing::Framing;
+use super::guard::{Guard, Post, Standing};
+use super::patience::Patience;
 use crate::clock::Clock;
+use crate::proxy::error;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
@@ -68,6 +74,8 @@ pub(super) struct Blueprint {
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
+    pub(super) request_head_timeout: Duration,
+    pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
     pub(super) log_requests: bool,
     pub(super) clock: Clock,
@@ -90,6 +98,8 @@ pub(super) struct Worker {
     inbound_tls: Option<TlsAcceptor>,
     h2c: bool,
     client_idle_timeout: Duration,
+    request_head_timeout: Duration,
+    malformed: Arc<MalformedCounts>,
     drain_timeout: Duration,
     clock: Clock,
 }
@@ -132,6 +142,8 @@ impl Worker {
             inbound_tls: blueprint.inbound_tls,
             h2c: blueprint.h2c,
             client_idle_timeout: blueprint.client_idle_timeout,
+            request_head_timeout: blueprint.request_head_timeout,
+            malformed: blueprint.malformed,
             drain_timeout: blueprint.drain_timeout,
             clock: blueprint.clock,
         }
@@ -210,8 +222,8 @@ impl Worker {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
         match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), entry))),
-            None => drop(spawn_local(self.h1(TokioIo::new(stream), entry))),
+            None if self.h2c => drop(spawn_local(self.either(stream, entry))),
+            None => drop(spawn_local(self.h1(stream, entry))),
             Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry))),
         }
     }
@@ -225,31 +237,32 @@ impl Worker {
     ) {
         match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
             Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.h2(TokioIo::new(io), entry).await;
+                self.h2(io, entry).await;
             }
-            Ok(Ok(io)) => self.h1(TokioIo::new(io), entry).await,
+            Ok(Ok(io)) => self.h1(io, entry).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
         }
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let (io, activity) = self.guarded(io, Framing::http1());
         let service = self.service(&activity, entry);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let activity = Rc::new(Activity::new(Arc::new(Post::unguarded())));
         let service = self.service(&activity, entry);
+        let io = TokioIo::new(io);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let (io, activity) = self.guarded(io, Framing::either());
         let service = self.service(&activity, entry);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
@@ -257,13 +270,18 @@ impl Worker {
         self.serving(Box::pin(connection), activity)
     }
 
-    fn serving<C>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C>
-    where
-        C: Drainable,
-    {
+    fn guarded<I>(&self, io: I, framing: Framing) -> (TokioIo<Guard<I>>, Rc<Activity>) {
+        let post = Arc::default();
+        let guard = Guard::new(io, framing, Arc::clone(&post), Arc::clone(&self.malformed));
+        (TokioIo::new(guard), Rc::new(Activity::new(post)))
+    }
+
+    fn serving<C: Drainable>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C> {
         let connections = self.connections.clone();
         let idle = self.timers.deadline(self.client_idle_timeout);
-        Serving::new(connection, activity, connections, idle, self.client_idle_timeout)
+        let post = Arc::clone(activity.post());
+        let patience = Patience::new(post, self.timers.clone(), self.request_head_timeout);
+        Serving::new(connection, activity, connections, idle, self.client_idle_timeout, patience)
     }
 
     fn service(
@@ -279,9 +297,14 @@ impl Worker {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
-            let version = request.version();
-            let answer = Rc::clone(&worker.proxy).handle(request, entry);
-            answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
+            let (version, standing) = (request.version(), busy.post().standing(&request));
+            let answer = match standing {
+                Standing::Substitute(malformed) => {
+                    Either::Left(ready(worker.proxy.refuse(&request, malformed)))
+                }
+                _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
+            };
+            answer.map(move |answer| Ok(worker.pass_on(answer, version, standing, busy)))
         })
     }
 
@@ -289,10 +312,18 @@ impl Worker {
         &self,
         mut answer: Response<Outbound>,
         version: Version,
+        standing: Standing,
         busy: Busy,
     ) -> Response<Answering> {
-        let ends = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if ends && version < Version::HTTP_2 && self.is_draining.get() {
+        if let Some(malformed) = busy.post().malformed()
+            && error::blames_the_content(&answer)
+        {
+            answer = self.proxy.refused(malformed);
+        }
+        let is_last = standing != Standing::Ordinary || self.is_draining.get();
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            busy.post().switch();
+        } else if version < Version::HTTP_2 && is_last {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|content| Answering { content, _busy: busy })
@@ -300,8 +331,8 @@ impl Worker {
 }
 
 /// A client's stream of bytes.
-trait Io: Read + Write + Unpin + Send + 'static {}
-impl<T: Read + Write + Unpin + Send + 'static> Io for T {}
+trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// An answer on its way; the connection is busy until it is dropped.
 pub(super) struct Answering {
