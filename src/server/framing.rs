@@ -157,6 +157,11 @@ impl Framing {
         }
     }
 
+    /// Whether the request that passed last asks to speak something else.
+    pub fn may_switch(&self) -> bool {
+        self.may_switch
+    }
+
     /// The request to speak something else was granted. Other requests never are.
     pub fn switch(&mut self) {
         if matches!(self.state, State::Answer) {

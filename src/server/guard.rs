@@ -225,7 +225,7 @@ impl<S> Guard<S> {
     fn follow(&mut self, verdict: Verdict, begins: Beginning) {
         let malformed = match verdict {
             Verdict::Sound => {
-                if self.framing.stage(0) == Stage::Answer {
+                if self.framing.may_switch() {
                     self.post.may_switch.store(true, Ordering::Relaxed);
                 }
                 return;

@@ -74,25 +74,19 @@ impl Target {
 
     async fn suffer(&mut self, cases: &[Case], manner: Manner) -> Tally {
         let mut tally = Tally { cases: cases.len(), ..Tally::default() };
+        let mut wrong = Vec::new();
         for case in cases {
             let received = send(self.environment.address(), case, manner).await;
             let answers = answers(&received, &case.name);
             let said: Vec<_> = answers.iter().map(|(says, _)| *says).collect();
-            let mut expected = case.says.clone();
-            expected.extend(case.goes_on.then_some(Says::Passes));
-            let bytes = String::from_utf8_lossy(&case.bytes[..case.bytes.len().min(300)]);
-            assert_eq!(said, expected, "{} {manner:?}: {bytes:?}", case.name);
             let arrived = std::iter::from_fn(|| self.arrivals.try_recv().ok());
             let arrived: Vec<_> = arrived.map(|it| it.target).collect();
             let accepted = said.iter().filter(|says| **says == Says::Passes).count();
-            assert_eq!(arrived.len(), accepted, "{} {manner:?}: {arrived:?}", case.name);
+            if !case.is_met_by(&said, &arrived) {
+                let bytes = String::from_utf8_lossy(&case.bytes[..case.bytes.len().min(300)]);
+                wrong.push(format!("{} {manner:?}: {bytes:?}: {said:?} {arrived:?}", case.name));
+            }
             let markers = arrived.iter().filter(|target| *target == "/marker").count();
-            assert_eq!(markers, usize::from(case.goes_on), "{} {manner:?}: {arrived:?}", case.name);
-            assert!(
-                !arrived.contains(&"/smuggled".to_owned()) || case.is_pipelined,
-                "{}",
-                case.name
-            );
             tally.accepted += accepted;
             tally.arrived += arrived.len();
             tally.markers += markers;
@@ -102,6 +96,7 @@ impl Target {
                 }
             }
         }
+        assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
         tally
     }
 

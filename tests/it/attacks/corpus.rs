@@ -27,9 +27,23 @@ pub(super) const SUBJECTS: [(&str, usize); 20] = [
     ("HTTP/2", 3),
 ];
 /// Cases, requests that pass, markers among them.
-pub(super) const TOTALS: [usize; 3] = [0, 0, 0];
+pub(super) const TOTALS: [usize; 3] = [1216, 737, 218];
 /// Refusals by status and code.
-pub(super) const REFUSED: [(&str, usize); 0] = [];
+pub(super) const REFUSED: [(&str, usize); 13] = [
+    ("400 RBR-101", 16),
+    ("400 RBR-102", 4),
+    ("400 RBR-108", 81),
+    ("400 RBR-130", 61),
+    ("400 RBR-131", 47),
+    ("400 RBR-132", 175),
+    ("400 RBR-133", 258),
+    ("400 RBR-134", 179),
+    ("400 RBR-135", 113),
+    ("405 RBR-103", 9),
+    ("414 RBR-137", 12),
+    ("431 RBR-138", 8),
+    ("505 RBR-136", 12),
+];
 
 /// The codes that come.
 pub(super) const CODES: [&str; 15] = [
@@ -87,6 +101,21 @@ pub(super) struct Case {
     pub(super) goes_on: bool,
     /// Whether `/smuggled` in it is a request of its own right.
     pub(super) is_pipelined: bool,
+}
+
+impl Case {
+    /// Whether these answers and arrivals are what it is to come to: as many arrived as passed, the
+    /// marker only where it was a request, and nothing that was smuggled.
+    pub(super) fn is_met_by(&self, said: &[Says], arrived: &[String]) -> bool {
+        let mut expected = self.says.clone();
+        expected.extend(self.goes_on.then_some(Says::Passes));
+        let passed = expected.iter().filter(|says| **says == Says::Passes).count();
+        let of = |target: &str| arrived.iter().filter(|it| *it == target).count();
+        said == expected
+            && arrived.len() == passed
+            && of("/marker") == usize::from(self.goes_on)
+            && of("/smuggled") == usize::from(self.is_pipelined)
+    }
 }
 
 /// A subject under construction.
