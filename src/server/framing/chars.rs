@@ -57,7 +57,8 @@ pub(super) fn plain(bytes: &[u8]) -> usize {
     let mut at = 0;
     // Most lines are passed over in this loop, which becomes vector instructions.
     while let Some(sixteen) = bytes[at..].first_chunk::<16>() {
-        if sixteen.iter().fold(false, |any, byte| any | (*byte < 0x20) | (*byte == 0x7f)) {
+        let is_control = |byte: &u8| u8::from(*byte < 0x20) | u8::from(*byte == 0x7f);
+        if sixteen.iter().fold(0, |any, byte| any | is_control(byte)) != 0 {
             break;
         }
         at += 16;
