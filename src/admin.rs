@@ -33,6 +33,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::metrics::Reloads;
+use crate::proxy::malformed::MalformedCounts;
 use crate::settings::AdminSettings;
 use crate::socket_file::{SharedSocket, SocketError};
 use crate::token::identities::Identities;
@@ -74,6 +75,15 @@ pub enum AdminStartError {
     Socket(#[from] SocketError),
 }
 
+/// What is counted elsewhere and shown here.
+#[derive(Clone, Debug, Default)]
+pub struct Instruments {
+    /// Requests that HTTP/1.1 does not know.
+    pub malformed: Arc<MalformedCounts>,
+    /// How often certificates were read anew, if there are any.
+    pub certificates: Option<Arc<Reloads>>,
+}
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -99,7 +109,7 @@ impl Admin {
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
-        certificates: Option<Arc<Reloads>>,
+        instruments: Instruments,
         clock: &Clock,
         superior: Superior,
         predecessor: Option<&Self>,
@@ -132,7 +142,7 @@ impl Admin {
         let gate = Gate::new(settings);
         let identities = Arc::clone(identities);
         let desk =
-            Desk::new(identities, gate, certificates, clock.clone(), phase.subscribe(), superior);
+            Desk::new(identities, instruments, gate, clock.clone(), phase.subscribe(), superior);
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
         Ok(Self { addresses, sockets, files, phase, serving })
     }

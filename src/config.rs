@@ -69,6 +69,8 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) client_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(crate) request_head_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,

@@ -7,7 +7,7 @@
 //! # The life of a request
 //!
 //! ```text
-//! accept (a worker thread) → hostnames, cors: by a known name, from no stranger's page
+//! accept (a worker thread) → server::guard: only what RFC 9112 knows → hostnames, cors: by a known name, from no stranger's page
 //! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
@@ -78,6 +78,7 @@
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
+//! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
 //! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |

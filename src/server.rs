@@ -11,7 +11,10 @@
 
 mod arrival;
 mod connection;
+pub mod framing;
+mod guard;
 mod listen;
+mod patience;
 mod subject;
 mod tls;
 mod worker;
@@ -35,6 +38,7 @@ use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Entry, Limits, Links, Names};
@@ -79,11 +83,13 @@ impl Server {
     ///
     /// `certificates` are what apps are shown, if they speak TLS. Addresses that `predecessor` listens on are taken over from it; it goes on listening until it
     /// is stopped or retired.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn start(
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
         clock: &Clock,
+        malformed: &Arc<MalformedCounts>,
         certificates: Option<InboundCertificates>,
         predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
@@ -98,6 +104,8 @@ impl Server {
             inbound_tls: certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            request_head_timeout: settings.proxy.request_head_timeout,
+            malformed: Arc::clone(malformed),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::admin::reload::{self, Orders, ReloadOrder};
-use crate::admin::{Admin, AdminStartError};
+use crate::admin::{Admin, AdminStartError, Instruments};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{InboundCertificates, Server, ServerError};
@@ -89,6 +89,8 @@ pub struct Service {
     server: Server,
     keeping: Keeping,
     admin: Option<Admin>,
+    /// What a successor goes on counting with.
+    instruments: Instruments,
     orders: Orders,
 }
 
@@ -168,13 +170,15 @@ impl Service {
         let memory = is_memory(settings).then(|| Arc::clone(&store));
         let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
         let certificates = certificates(settings)?;
-        let server = Server::start(settings, &identities, &tls, clock, certificates.clone(), None)?;
+        let instruments = Instruments::default().of(certificates.as_ref());
+        let (counts, own) = (&instruments.malformed, certificates.clone());
+        let server = Server::start(settings, &identities, &tls, clock, counts, own, None)?;
         let (superior, orders) = reload::orders();
-        let reloads = certificates.as_ref().map(|it| Arc::clone(it.reloads()));
-        let start = |admin| Admin::start(admin, &identities, reloads, clock, superior, None);
+        let shown = instruments.clone();
+        let start = |admin| Admin::start(admin, &identities, shown, clock, superior, None);
         let admin = settings.admin.as_ref().map(start).transpose()?;
         let keeping = Keeping::start(identities, memory, certificates, clock);
-        Ok(Self { server, keeping, admin, orders })
+        Ok(Self { server, keeping, admin, instruments, orders })
     }
 
     /// A proxy with `settings` that takes over this one's listening sockets, with the connections
@@ -197,8 +201,9 @@ impl Service {
         let memory = is_memory(settings).then(|| Arc::clone(&store));
         let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
         let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
-        match self.take_over(settings, &tls, &keeping, certificates, clock).await {
-            Ok((server, admin, orders)) => Ok(Self { server, keeping, admin, orders }),
+        let instruments = self.instruments.clone().of(certificates.as_ref());
+        match self.take_over(settings, &tls, &keeping, certificates, &instruments, clock).await {
+            Ok((server, admin, orders)) => Ok(Self { server, keeping, admin, instruments, orders }),
             Err(error) => {
                 keeping.stop().await;
                 Err(error)
@@ -212,6 +217,7 @@ impl Service {
         tls: &Arc<ClientConfig>,
         keeping: &Keeping,
         certificates: Option<InboundCertificates>,
+        instruments: &Instruments,
         clock: &Clock,
     ) -> Result<(Server, Option<Admin>, Orders), SuccessionError> {
         keeping.catch_up(&self.keeping.identities, clock).await?;
@@ -219,11 +225,11 @@ impl Service {
         let identities = &keeping.identities;
         // The workers last: they serve from the moment they are there.
         let (new, old) = (settings.admin.as_ref(), self.admin.as_ref());
-        let reloads = certificates.as_ref().map(|it| Arc::clone(it.reloads()));
-        let start = |admin| Admin::start(admin, identities, reloads, clock, superior, old);
+        let shown = instruments.clone();
+        let start = |admin| Admin::start(admin, identities, shown, clock, superior, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
-        let old = Some(&self.server);
-        match Server::start(settings, identities, tls, clock, certificates, old) {
+        let (counts, old) = (&instruments.malformed, Some(&self.server));
+        match Server::start(settings, identities, tls, clock, counts, certificates, old) {
             Ok(server) => Ok((server, admin, orders)),
             Err(error) => {
                 if let Some(admin) = admin {
@@ -305,6 +311,13 @@ impl Service {
 
 const fn is_memory(settings: &Settings) -> bool {
     matches!(settings.store, StoreSettings::Memory)
+}
+
+impl Instruments {
+    /// The same, with these certificates.
+    fn of(self, certificates: Option<&InboundCertificates>) -> Self {
+        Self { certificates: certificates.map(|it| Arc::clone(it.reloads())), ..self }
+    }
 }
 
 fn certificates(settings: &Settings) -> Result<Option<InboundCertificates>, StartError> {

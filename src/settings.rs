@@ -97,8 +97,10 @@ pub struct ProxySettings {
     pub max_replay_bytes: usize,
     /// Memory that all kept bodies together may use.
     pub replay_memory: usize,
-    /// How long a client may take to send a request head, and how long a connection may idle.
+    /// How long a connection may idle.
     pub client_idle_timeout: Duration,
+    /// How long a client may take to begin its first request, and to send each request's head.
+    pub request_head_timeout: Duration,
     /// How long a WebSocket may be silent.
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.

@@ -15,7 +15,6 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::Phase;
 use super::access::Gate;
 use super::content::{self, NewIdentity, answer, json as json_answer};
 use super::error::AdminError;
@@ -23,8 +22,9 @@ use super::figures;
 use super::health::Health;
 use super::readiness::{Member, judge, serves};
 use super::reload::Superior;
+use super::{Instruments, Phase};
 use crate::clock::Clock;
-use crate::metrics::{Page, Reloads};
+use crate::metrics::Page;
 use crate::settings::IdentitySettings;
 use crate::store::Enrolment;
 use crate::telemetry::chain;
@@ -46,11 +46,10 @@ const MOST_LINES: usize = 1000;
 /// Everything an answer is made from.
 pub(super) struct Desk {
     identities: Arc<Identities>,
+    instruments: Instruments,
     configured: Vec<Arc<IdentitySettings>>,
     health: Health,
     gate: Gate,
-    /// How the proxy's own certificates are doing, if it has any.
-    certificates: Option<Arc<Reloads>>,
     clock: Clock,
     phase: watch::Receiver<Phase>,
     superior: Superior,
@@ -99,8 +98,8 @@ impl Resource {
 impl Desk {
     pub(super) fn new(
         identities: Arc<Identities>,
+        instruments: Instruments,
         gate: Gate,
-        certificates: Option<Arc<Reloads>>,
         clock: Clock,
         phase: watch::Receiver<Phase>,
         superior: Superior,
@@ -108,7 +107,7 @@ impl Desk {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, certificates, clock, phase, superior }
+        Self { identities, instruments, configured, health, gate, clock, phase, superior }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -182,8 +181,7 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let certificates = self.certificates.as_deref();
-        let page = figures::page(&self.identities, &seen, certificates, &self.clock);
+        let page = figures::page(&self.identities, &self.instruments, &seen, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
+use super::guard::{Post, Waits};
+use super::patience::Patience;
 use crate::timers::Deadline;
 use crate::upstream::LocalExecutor;
 
@@ -80,11 +83,23 @@ impl Drop for Guest {
 }
 
 /// Whether requests are in progress on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
     requests: Cell<u32>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
+    post: Arc<Post>,
+}
+
+impl Activity {
+    /// None yet. `post` is what the connection's guard has to say.
+    pub(super) fn new(post: Arc<Post>) -> Self {
+        Self { requests: Cell::new(0), fell_idle: Cell::new(false), post }
+    }
+
+    pub(super) fn post(&self) -> &Arc<Post> {
+        &self.post
+    }
 }
 
 /// A request in progress, until it is dropped.
@@ -95,6 +110,10 @@ impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
         Self(Rc::clone(activity))
+    }
+
+    pub(super) fn post(&self) -> &Post {
+        &self.0.post
     }
 }
 
@@ -111,6 +130,7 @@ pub(super) struct Serving<C> {
     activity: Rc<Activity>,
     idle: Deadline,
     idle_timeout: Duration,
+    patience: Patience,
     connections: Connections,
     key: Option<usize>,
     told: bool,
@@ -174,8 +194,10 @@ impl<C: Drainable> Serving<C> {
         connections: Connections,
         idle: Deadline,
         idle_timeout: Duration,
+        patience: Patience,
     ) -> Self {
-        Self { connection, activity, idle, idle_timeout, connections, key: None, told: false }
+        let (key, told) = (None, false);
+        Self { connection, activity, idle, idle_timeout, patience, connections, key, told }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -185,13 +207,29 @@ impl<C: Drainable> Serving<C> {
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.requests.get() > 0 {
+        if self.activity.requests.get() > 0 || self.patience.is_for_a_head() {
             return false;
         }
         if self.activity.fell_idle.replace(false) {
             self.idle.reset(self.idle_timeout);
         }
         self.idle.poll(cx).is_ready()
+    }
+
+    /// Drives the connection, and again once it has been told that its client has been given up.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        let driven = self.connection.as_mut().poll(cx);
+        if driven.is_ready() {
+            return driven;
+        }
+        match self.patience.poll_end(cx) {
+            None | Some(Waits::Not) => Poll::Pending,
+            Some(Waits::First | Waits::Late) => Poll::Ready(Ok(())),
+            Some(Waits::Head(_)) => {
+                self.patience.give_up();
+                self.connection.as_mut().poll(cx)
+            }
+        }
     }
 }
 
@@ -208,7 +246,7 @@ impl<C: Drainable> Future for Serving<C> {
             self.idle_timeout = limit;
             self.idle.reset(limit);
         }
-        match self.connection.as_mut().poll(cx) {
+        match self.drive(cx) {
             Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => Poll::Ready(()),

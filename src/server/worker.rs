@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::{Either, ready};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{oneshot, watch};
@@ -29,8 +30,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::arrival::{self, Arrival, Listener};
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
+use super::framing::Framing;
+use super::guard::{Guard, Post, Standing};
+use super::patience::Patience;
 use super::tls::InboundCertificates;
 use crate::clock::Clock;
+use crate::proxy::error;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
@@ -73,6 +79,8 @@ pub(super) struct Blueprint {
     pub(super) inbound_tls: Option<InboundCertificates>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
+    pub(super) request_head_timeout: Duration,
+    pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
     pub(super) log_requests: bool,
     pub(super) clock: Clock,
@@ -96,6 +104,8 @@ pub(super) struct Worker {
     admission: Arc<Admission>,
     h2c: bool,
     client_idle_timeout: Duration,
+    request_head_timeout: Duration,
+    malformed: Arc<MalformedCounts>,
     drain_timeout: Duration,
     clock: Clock,
 }
@@ -140,6 +150,8 @@ impl Worker {
             admission: blueprint.admission,
             h2c: blueprint.h2c,
             client_idle_timeout: blueprint.client_idle_timeout,
+            request_head_timeout: blueprint.request_head_timeout,
+            malformed: blueprint.malformed,
             drain_timeout: blueprint.drain_timeout,
             clock: blueprint.clock,
         }
@@ -249,7 +261,7 @@ impl Worker {
             Arrival::Tcp(stream, peer) => (stream, peer),
             Arrival::Unix(stream) => {
                 let entry = arrival::from_socket(entry, &stream, &self.admission);
-                return self.talk(TokioIo::new(stream), entry);
+                return self.talk(stream, entry);
             }
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -258,7 +270,7 @@ impl Worker {
         match &self.inbound_tls {
             None => {
                 let entry = arrival::from_address(entry, peer, &self.admission);
-                self.talk(TokioIo::new(stream), entry);
+                self.talk(stream, entry);
             }
             Some(tls) => {
                 let tls = tls.acceptor();
@@ -296,9 +308,9 @@ impl Worker {
                 let tls = io.get_ref().1;
                 let entry = arrival::from_tls(entry, peer, tls, &self.admission);
                 if tls.alpn_protocol() == Some(b"h2") {
-                    self.h2(TokioIo::new(io), entry).await;
+                    self.h2(io, entry).await;
                 } else {
-                    self.h1(TokioIo::new(io), entry).await;
+                    self.h1(io, entry).await;
                 }
             }
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
@@ -307,22 +319,23 @@ impl Worker {
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let (io, activity) = self.guarded(io, Framing::http1());
         let service = self.service(&activity, entry);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let activity = Rc::new(Activity::new(Arc::new(Post::unguarded())));
         let service = self.service(&activity, entry);
+        let io = TokioIo::new(io);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let (io, activity) = self.guarded(io, Framing::either());
         let service = self.service(&activity, entry);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
@@ -330,13 +343,18 @@ impl Worker {
         self.serving(Box::pin(connection), activity)
     }
 
-    fn serving<C>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C>
-    where
-        C: Drainable,
-    {
+    fn guarded<I>(&self, io: I, framing: Framing) -> (TokioIo<Guard<I>>, Rc<Activity>) {
+        let post = Arc::default();
+        let guard = Guard::new(io, framing, Arc::clone(&post), Arc::clone(&self.malformed));
+        (TokioIo::new(guard), Rc::new(Activity::new(post)))
+    }
+
+    fn serving<C: Drainable>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C> {
         let connections = self.connections.clone();
         let idle = self.timers.deadline(self.client_idle_timeout);
-        Serving::new(connection, activity, connections, idle, self.client_idle_timeout)
+        let post = Arc::clone(activity.post());
+        let patience = Patience::new(post, self.timers.clone(), self.request_head_timeout);
+        Serving::new(connection, activity, connections, idle, self.client_idle_timeout, patience)
     }
 
     fn service(
@@ -352,9 +370,14 @@ impl Worker {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
-            let version = request.version();
-            let answer = Rc::clone(&worker.proxy).handle(request, entry);
-            answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
+            let (version, standing) = (request.version(), busy.post().standing(&request));
+            let answer = match standing {
+                Standing::Substitute(malformed) => {
+                    Either::Left(ready(worker.proxy.refuse(&request, malformed)))
+                }
+                _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
+            };
+            answer.map(move |answer| Ok(worker.pass_on(answer, version, standing, busy)))
         })
     }
 
@@ -362,10 +385,18 @@ impl Worker {
         &self,
         mut answer: Response<Outbound>,
         version: Version,
+        standing: Standing,
         busy: Busy,
     ) -> Response<Answering> {
-        let ends = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if ends && version < Version::HTTP_2 && self.is_draining.get() {
+        if let Some(malformed) = busy.post().malformed()
+            && error::blames_the_content(&answer)
+        {
+            answer = self.proxy.refused(malformed);
+        }
+        let is_last = standing != Standing::Ordinary || self.is_draining.get();
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            busy.post().switch();
+        } else if version < Version::HTTP_2 && is_last {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|content| Answering { content, _busy: busy })
@@ -373,8 +404,8 @@ impl Worker {
 }
 
 /// A client's stream of bytes.
-trait Io: Read + Write + Unpin + Send + 'static {}
-impl<T: Read + Write + Unpin + Send + 'static> Io for T {}
+trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// An answer on its way; the connection is busy until it is dropped.
 pub(super) struct Answering {

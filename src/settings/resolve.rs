@@ -187,6 +187,12 @@ fn proxy(
             2 * MINUTE,
             HOUR,
         )?,
+        request_head_timeout: time(
+            "proxy.request_head_timeout",
+            config.request_head_timeout,
+            15 * SECOND,
+            HOUR,
+        )?,
         websocket_idle_timeout: time(
             "proxy.websocket_idle_timeout",
             config.websocket_idle_timeout,

@@ -1,6 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+mod attacks;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod authority;
 mod browsers;
@@ -20,6 +21,7 @@ mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
 mod framing;
+mod guard;
 mod herd;
 mod hosts;
 mod http2;

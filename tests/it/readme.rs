@@ -14,6 +14,7 @@ const README: &str = include_str!("../../README.md");
 const ERRORS: &str = concat!(
     include_str!("../../src/proxy/error.rs"),
     include_str!("../../src/proxy/facade/fault.rs"),
+    include_str!("../../src/proxy/malformed.rs"),
 );
 const ADMIN_ERRORS: &str = include_str!("../../src/admin/error.rs");
 const REPLAY: &str = include_str!("../../src/proxy/replay.rs");
