@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::metrics::Reloads;
+use crate::server::Passed;
 use crate::settings::AdminSettings;
 use crate::socket_file::{SocketError, SocketFile};
 use crate::token::identities::Identities;
@@ -97,10 +98,11 @@ impl Admin {
         identities: &Arc<Identities>,
         certificates: Option<Arc<Reloads>>,
         clock: &Clock,
+        passed: &mut Passed,
     ) -> Result<Self, AdminStartError> {
         let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
         for &address in &settings.listen {
-            let listener = bind(address).map_err(|source| match source.kind() {
+            let listener = bind(address, passed).map_err(|source| match source.kind() {
                 io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
                 _ => AdminStartError::Bind { address, source },
             })?;
@@ -149,8 +151,11 @@ impl Admin {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let listener = TcpListener::bind(address)?;
+fn bind(address: SocketAddr, passed: &mut Passed) -> io::Result<tokio::net::TcpListener> {
+    let listener = match passed.take(address)? {
+        Some(listener) => listener,
+        None => TcpListener::bind(address)?,
+    };
     listener.set_nonblocking(true)?;
     tokio::net::TcpListener::from_std(listener)
 }

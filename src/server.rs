@@ -8,6 +8,7 @@
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
+mod activation;
 mod arrival;
 mod connection;
 mod listen;
@@ -24,6 +25,7 @@ use std::thread;
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
+pub use activation::{Passed, PassedError};
 pub use listen::ListenError;
 pub use tls::{InboundCertificates, TlsFilesError};
 
@@ -71,12 +73,14 @@ struct Running {
 }
 
 impl Server {
-    /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
+    /// Binds every address that no socket was passed for, and starts the workers. `tls` is for
+    /// connections to RingCentral.
     pub fn start(
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
         clock: &Clock,
+        passed: &mut Passed,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
         let certificates = settings.proxy.tls.as_ref().map(InboundCertificates::load);
@@ -103,7 +107,7 @@ impl Server {
         let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
         entries.extend(socket_entries(settings, identities, &admission.hosts));
         let unix = &settings.proxy.sockets;
-        let sockets = listen::bind(&addresses, unix, settings.proxy.workers)?;
+        let sockets = listen::bind(&addresses, unix, settings.proxy.workers, passed)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
             let entrances = listeners.into_iter().zip(entries.iter().copied());

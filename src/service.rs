@@ -19,7 +19,7 @@ use tracing::info;
 use crate::admin::{Admin, AdminStartError};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
-use crate::server::{InboundCertificates, Server, ServerError};
+use crate::server::{InboundCertificates, Passed, PassedError, Server, ServerError};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
@@ -47,6 +47,9 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// Sockets that somebody else has opened.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// What a command would write is gone when the command ends.
     #[error(
         "store.memory keeps sessions in the proxy's own process, where no command reaches them: set \
@@ -71,13 +74,23 @@ impl Service {
     ///
     /// Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
+        Self::start_on(settings, clock, Passed::default())
+    }
+
+    /// The same, on sockets that somebody else has opened, as far as they were.
+    pub fn start_on(
+        settings: &Settings,
+        clock: &Clock,
+        mut passed: Passed,
+    ) -> Result<Self, StartError> {
         let tls = Arc::new(tls(settings)?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
-        let server = Server::start(settings, &identities, &tls, clock)?;
+        let server = Server::start(settings, &identities, &tls, clock, &mut passed)?;
         let admin = settings.admin.as_ref();
         let reloads = server.certificates().map(|it| Arc::clone(it.reloads()));
-        let start = |admin| Admin::start(admin, &identities, reloads, clock);
+        let start = |admin| Admin::start(admin, &identities, reloads, clock, &mut passed);
         let admin = admin.map(start).transpose()?;
+        passed.refuse_rest()?;
         let certificates = server.certificates().cloned();
         let clock = clock.clone();
         let (end_keepers, ending) = oneshot::channel();

@@ -9,22 +9,30 @@ use tracing::{info, warn};
 
 use super::Failure;
 use crate::clock::Clock;
-use crate::service::Service;
+use crate::secret::Environment;
+use crate::server::Passed;
+use crate::service::{Service, StartError};
 use crate::settings::{ConfigSource, Settings, Warning};
 use crate::telemetry;
+
+mod supervisor;
+
+use supervisor::Supervisor;
 
 pub(super) fn run(
     settings: &Settings,
     warnings: &[Warning],
     source: &ConfigSource,
+    environment: Environment<'_>,
 ) -> Result<(), Failure> {
     telemetry::start(&settings.log);
     announce(settings, source);
     for warning in warnings {
         warn!("{warning}");
     }
+    let passed = Passed::from_environment().map_err(StartError::from)?;
     runtime()?.block_on(async {
-        let service = Service::start(settings, &Clock::system())?;
+        let service = Service::start_on(settings, &Clock::system(), passed)?;
         let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
         for address in service.addresses() {
             info!(url = %format_args!("{scheme}://{address}"), "listening");
@@ -38,7 +46,12 @@ pub(super) fn run(
         for address in service.admin_addresses() {
             info!(url = %format_args!("http://{address}"), "operators are served");
         }
-        until_asked_to_end(service).await
+        let supervisor = Supervisor::of(environment);
+        supervisor.ready(&addresses(&service, scheme));
+        tokio::select! {
+            ended = until_asked_to_end(service, || supervisor.stopping()) => ended,
+            () = supervisor.show_life() => unreachable!("it never returns"),
+        }
     })
 }
 
@@ -54,9 +67,20 @@ fn announce(settings: &Settings, source: &ConfigSource) {
     );
 }
 
+/// Where it listens, for a line of text.
+fn addresses(service: &Service, scheme: &str) -> String {
+    let urls = service.addresses().iter().map(|address| format!("{scheme}://{address}"));
+    urls.collect::<Vec<_>>().join(", ")
+}
+
 /// Serves until a signal, then ends in the order that loses nothing; at once on a second signal.
-pub(super) async fn until_asked_to_end(service: Service) -> Result<(), Failure> {
+/// Calls `draining` in between.
+pub(super) async fn until_asked_to_end(
+    service: Service,
+    draining: impl FnOnce(),
+) -> Result<(), Failure> {
     let signal = asked_to_end().await.map_err(Failure::Signals)?;
+    draining();
     info!(signal, "draining: what is under way is finished; once more to end at once");
     tokio::select! {
         () = service.stop() => {}

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::Passed;
 use super::arrival::Listener;
 use crate::settings::SocketSettings;
 use crate::socket_file::{SocketError, SocketFile};
@@ -43,12 +44,13 @@ pub(super) struct Sockets {
     pub(super) per_worker: Vec<Vec<Listener>>,
 }
 
-/// Binds every address once for each worker, and every Unix socket once: the kernel has no
+/// Binds every address once for each worker, unless a socket for it was passed, and every Unix socket once: the kernel has no
 /// `SO_REUSEPORT` there, so the workers share it.
 pub(super) fn bind(
     addresses: &[SocketAddr],
     sockets: &[SocketSettings],
     workers: NonZeroUsize,
+    passed: &mut Passed,
 ) -> Result<Sockets, ListenError> {
     let mut per_worker: Vec<_> = (0..workers.get()).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
@@ -57,6 +59,12 @@ pub(super) fn bind(
             io::ErrorKind::AddrInUse => ListenError::InUse(address),
             _ => ListenError::Bind { address, source },
         };
+        if let Some(shared) = passed.take_for_each(address, workers).map_err(failed)? {
+            let shared = shared.into_iter().map(Listener::Tcp);
+            per_worker.iter_mut().zip(shared).for_each(|(all, one)| all.push(one));
+            bound.push(address);
+            continue;
+        }
         // With SO_REUSEPORT the kernel would let a second proxy share the port without a word.
         drop(listener(address, false).map_err(failed)?);
         let mut chosen = address;
@@ -100,7 +108,7 @@ mod tests {
 
     #[test]
     fn workers_share_one_port() {
-        let sockets = bind(&[ANY.parse().unwrap()], &[], TWO).unwrap();
+        let sockets = bind(&[ANY.parse().unwrap()], &[], TWO, &mut Passed::default()).unwrap();
         let ports = sockets.per_worker.iter().map(|listeners| match &listeners[..] {
             [Listener::Tcp(listener)] => listener.local_addr().unwrap(),
             other => panic!("{other:?}"),
@@ -113,7 +121,13 @@ mod tests {
         let files = tempfile::TempDir::new().unwrap();
         let path = files.path().join("a.sock");
         let settings = SocketSettings { path, mode: 0o660, group: None, identity: None };
-        let sockets = bind(&[ANY.parse().unwrap()], std::slice::from_ref(&settings), TWO).unwrap();
+        let sockets = bind(
+            &[ANY.parse().unwrap()],
+            std::slice::from_ref(&settings),
+            TWO,
+            &mut Passed::default(),
+        )
+        .unwrap();
         std::os::unix::net::UnixStream::connect(&settings.path).unwrap();
         let accepted = sockets.per_worker.iter().filter(|listeners| match &listeners[..] {
             [Listener::Tcp(_), Listener::Unix(listener)] => listener.accept().is_ok(),
@@ -126,8 +140,9 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_an_error_that_names_it_and_the_cure() {
-        let first = bind(&[ANY.parse().unwrap()], &[], TWO).unwrap();
-        let error = bind(&first.addresses, &[], TWO).unwrap_err().to_string();
+        let first = bind(&[ANY.parse().unwrap()], &[], TWO, &mut Passed::default()).unwrap();
+        let error =
+            bind(&first.addresses, &[], TWO, &mut Passed::default()).unwrap_err().to_string();
         let expected = "is in use: end the process that has it, or choose another with --listen";
         assert_eq!(error, format!("{} {expected}", first.addresses[0]));
     }
