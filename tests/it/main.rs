@@ -36,6 +36,7 @@ mod manual;
 mod never_mixed;
 mod outages;
 mod outbound_tls;
+mod packaging;
 mod pages;
 mod paths;
 mod peers;
