@@ -34,6 +34,7 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::metrics::Reloads;
 use crate::proxy::malformed::MalformedCounts;
+use crate::server::Passed;
 use crate::settings::AdminSettings;
 use crate::socket_file::{SharedSocket, SocketError};
 use crate::token::identities::Identities;
@@ -112,18 +113,18 @@ impl Admin {
         instruments: Instruments,
         clock: &Clock,
         superior: Superior,
+        passed: &mut Passed,
         predecessor: Option<&Self>,
     ) -> Result<Self, AdminStartError> {
         let inherited = predecessor.map_or(&[][..], |admin| &admin.sockets);
         let (mut addresses, mut sockets, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for &address in &settings.listen {
             let inherited = inherited.iter().find(|(wanted, _)| *wanted == address);
-            let (socket, listener) = bind(address, inherited.map(|(_, socket)| socket)).map_err(
-                |source| match source.kind() {
+            let (socket, listener) = bind(address, inherited.map(|(_, socket)| socket), passed)
+                .map_err(|source| match source.kind() {
                     io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
                     _ => AdminStartError::Bind { address, source },
-                },
-            )?;
+                })?;
             addresses.push(listener.local_addr().unwrap_or(address));
             sockets.push((address, socket));
             listeners.push(Door::Tcp(listener));
@@ -176,8 +177,13 @@ impl Admin {
 fn bind(
     address: SocketAddr,
     inherited: Option<&TcpListener>,
+    passed: &mut Passed,
 ) -> io::Result<(TcpListener, tokio::net::TcpListener)> {
-    let socket = inherited.map_or_else(|| TcpListener::bind(address), TcpListener::try_clone)?;
+    let socket = match (inherited, passed.take(address)?) {
+        (Some(socket), _) => socket.try_clone()?,
+        (None, Some(socket)) => socket,
+        (None, None) => TcpListener::bind(address)?,
+    };
     socket.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
     Ok((socket, listener))

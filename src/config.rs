@@ -21,6 +21,7 @@ use crate::secret::SecretSource;
 
 pub(crate) mod keys;
 mod place;
+mod sources;
 
 pub use place::{NoPlace, Place};
 

@@ -35,7 +35,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `reload`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `reload`, `token`, `keygen`, `demo`, `check`, `doctor`, `sandbox`, `man`, `completions`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
@@ -76,7 +76,7 @@
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
-//! | [`server`] | sockets in, a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |

@@ -9,6 +9,7 @@
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
+mod activation;
 mod arrival;
 mod connection;
 pub mod framing;
@@ -29,6 +30,7 @@ use std::thread;
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
+pub use activation::{Passed, PassedError};
 pub use listen::ListenError;
 use listen::Sockets;
 pub use tls::{InboundCertificates, TlsFilesError};
@@ -81,8 +83,9 @@ struct Running {
 impl Server {
     /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
     ///
-    /// `certificates` are what apps are shown, if they speak TLS. Addresses that `predecessor` listens on are taken over from it; it goes on listening until it
-    /// is stopped or retired.
+    /// `certificates` are what apps are shown, if they speak TLS. Sockets that were `passed` and those
+    /// that `predecessor` listens on are taken over; it goes on listening until it is stopped or
+    /// retired.
     #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn start(
         settings: &Settings,
@@ -91,6 +94,7 @@ impl Server {
         clock: &Clock,
         malformed: &Arc<MalformedCounts>,
         certificates: Option<InboundCertificates>,
+        passed: &mut Passed,
         predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
@@ -119,7 +123,7 @@ impl Server {
         entries.extend(socket_entries(settings, identities, &admission.hosts));
         let (files, count) = (&settings.proxy.sockets, settings.proxy.workers);
         let inherited = predecessor.map(|server| &server.sockets);
-        let sockets = Sockets::bind(&addresses, files, count, inherited)?;
+        let sockets = Sockets::bind(&addresses, files, count, passed, inherited)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
             let entrances = listeners.into_iter();

@@ -26,7 +26,7 @@ use crate::admin::reload::{self, Orders, ReloadOrder};
 use crate::admin::{Admin, AdminStartError, Instruments};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
-use crate::server::{InboundCertificates, Server, ServerError};
+use crate::server::{InboundCertificates, Passed, PassedError, Server, ServerError};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
@@ -56,6 +56,9 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// Sockets that somebody else has opened.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// What a command would write is gone when the command ends.
     #[error(
         "store.memory keeps sessions in the proxy's own process, where no command reaches them: set \
@@ -165,6 +168,16 @@ impl Service {
     ///
     /// Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
+        Self::start_on(settings, clock, Passed::default())
+    }
+
+    /// The same, on sockets that somebody else has opened, as far as they were.
+    pub fn start_on(
+        settings: &Settings,
+        clock: &Clock,
+        mut passed: Passed,
+    ) -> Result<Self, StartError> {
+        let passed = &mut passed;
         let tls = Arc::new(tls(settings)?);
         let store = store(settings, clock)?;
         let memory = is_memory(settings).then(|| Arc::clone(&store));
@@ -172,11 +185,12 @@ impl Service {
         let certificates = certificates(settings)?;
         let instruments = Instruments::default().of(certificates.as_ref());
         let (counts, own) = (&instruments.malformed, certificates.clone());
-        let server = Server::start(settings, &identities, &tls, clock, counts, own, None)?;
+        let server = Server::start(settings, &identities, &tls, clock, counts, own, passed, None)?;
         let (superior, orders) = reload::orders();
         let shown = instruments.clone();
-        let start = |admin| Admin::start(admin, &identities, shown, clock, superior, None);
+        let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
         let admin = settings.admin.as_ref().map(start).transpose()?;
+        passed.refuse_rest()?;
         let keeping = Keeping::start(identities, memory, certificates, clock);
         Ok(Self { server, keeping, admin, instruments, orders })
     }
@@ -226,10 +240,12 @@ impl Service {
         // The workers last: they serve from the moment they are there.
         let (new, old) = (settings.admin.as_ref(), self.admin.as_ref());
         let shown = instruments.clone();
-        let start = |admin| Admin::start(admin, identities, shown, clock, superior, old);
+        let none = &mut Passed::default();
+        let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
         let (counts, old) = (&instruments.malformed, Some(&self.server));
-        match Server::start(settings, identities, tls, clock, counts, certificates, old) {
+        let none = &mut Passed::default();
+        match Server::start(settings, identities, tls, clock, counts, certificates, none, old) {
             Ok(server) => Ok((server, admin, orders)),
             Err(error) => {
                 if let Some(admin) = admin {

@@ -21,6 +21,7 @@ pub use self::load::{ConfigSource, Overrides};
 pub use self::network::{Network, NetworkProblem};
 pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
+pub use self::sources::{SecretPlace, Source};
 pub use self::subject::SubjectName;
 pub use crate::config::{ConfigError, NoPlace, Place};
 
@@ -37,6 +38,7 @@ mod policy;
 mod redis;
 mod resolve;
 mod socket;
+mod sources;
 mod subject;
 #[cfg(test)]
 mod tests;

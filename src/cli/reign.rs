@@ -78,7 +78,11 @@ impl<'a> Reign<'a> {
     }
 
     /// Serves until a signal, then ends in the order that loses nothing; at once on a second signal.
-    pub(super) async fn until_asked_to_end(mut self) -> Result<(), Failure> {
+    /// Calls `draining` in between.
+    pub(super) async fn until_asked_to_end(
+        mut self,
+        draining: impl FnOnce(),
+    ) -> Result<(), Failure> {
         let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
         let signal = loop {
             let event = tokio::select! {
@@ -109,6 +113,7 @@ impl<'a> Reign<'a> {
                 }
             }
         };
+        draining();
         info!(signal, "draining: what is under way is finished; once more to end at once");
         self.hasten.send_replace(true);
         let Self { service, mut retiring, .. } = self;

@@ -11,9 +11,14 @@ use super::Failure;
 use super::reign::{Reading, Reign};
 use crate::clock::Clock;
 use crate::secret::Environment;
-use crate::service::Service;
+use crate::server::Passed;
+use crate::service::{Service, StartError};
 use crate::settings::{ConfigSource, Overrides, Settings, Warning};
 use crate::telemetry;
+
+mod supervisor;
+
+use supervisor::Supervisor;
 
 pub(super) fn run(
     settings: &Settings,
@@ -28,16 +33,23 @@ pub(super) fn run(
         warn!("{warning}");
     }
     let clock = Clock::system();
+    let passed = Passed::from_environment().map_err(StartError::from)?;
     runtime()?.block_on(async {
-        let service = Service::start(settings, &clock)?;
+        let service = Service::start_on(settings, &clock, passed)?;
         tell_where(&service, settings);
+        let supervisor = Supervisor::of(environment);
+        supervisor.ready(&addresses(&service, scheme(settings)));
         let reading = Reading { source, overrides, environment };
-        Reign::new(service, settings, reading, clock).until_asked_to_end().await
+        let reign = Reign::new(service, settings, reading, clock);
+        tokio::select! {
+            ended = reign.until_asked_to_end(|| supervisor.stopping()) => ended,
+            () = supervisor.show_life() => unreachable!("it never returns"),
+        }
     })
 }
 
 fn tell_where(service: &Service, settings: &Settings) {
-    let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
+    let scheme = scheme(settings);
     for address in service.addresses() {
         info!(url = %format_args!("{scheme}://{address}"), "listening");
     }
@@ -64,9 +76,24 @@ fn announce(settings: &Settings, source: &ConfigSource) {
     );
 }
 
+const fn scheme(settings: &Settings) -> &'static str {
+    if settings.proxy.tls.is_some() { "https" } else { "http" }
+}
+
+/// Where it listens, for a line of text.
+fn addresses(service: &Service, scheme: &str) -> String {
+    let urls = service.addresses().iter().map(|address| format!("{scheme}://{address}"));
+    urls.collect::<Vec<_>>().join(", ")
+}
+
 /// Serves until a signal, then ends in the order that loses nothing; at once on a second signal.
-pub(super) async fn until_asked_to_end(service: Service) -> Result<(), Failure> {
+/// Calls `draining` in between.
+pub(super) async fn until_asked_to_end(
+    service: Service,
+    draining: impl FnOnce(),
+) -> Result<(), Failure> {
     let signal = asked_to_end().await.map_err(Failure::Signals)?;
+    draining();
     info!(signal, "draining: what is under way is finished; once more to end at once");
     tokio::select! {
         () = service.stop() => {}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::Passed;
 use super::arrival::Listener;
 use crate::settings::SocketSettings;
 use crate::socket_file::{SharedSocket, SocketError};
@@ -59,13 +60,17 @@ impl Sockets {
         addresses: &[SocketAddr],
         files: &[SocketSettings],
         workers: NonZeroUsize,
+        passed: &mut Passed,
         inherited: Option<&Self>,
     ) -> Result<Self, ListenError> {
         let known = inherited.map_or(&[][..], |sockets| &sockets.addresses);
         let addresses = addresses.iter().map(|&address| {
             match known.iter().find(|bound| bound.wanted == address) {
                 Some(bound) => bound.again(workers),
-                None => Bound::new(address, workers),
+                None => match passed.take(address).map_err(failed(address))? {
+                    Some(socket) => Bound::of(address, &socket, workers),
+                    None => Bound::new(address, workers),
+                },
             }
         });
         let addresses = addresses.collect::<Result<_, _>>()?;
@@ -114,6 +119,17 @@ impl Bound {
         new.filled_up(workers)
     }
 
+    /// A socket that was passed, once for each worker.
+    fn of(
+        address: SocketAddr,
+        socket: &TcpListener,
+        workers: NonZeroUsize,
+    ) -> Result<Self, ListenError> {
+        let each = (0..workers.get()).map(|_| socket.try_clone());
+        let listeners = each.collect::<Result<_, _>>().map_err(failed(address))?;
+        Ok(Self { wanted: address, chosen: address, listeners })
+    }
+
     /// The same sockets, and more of them for more workers.
     fn again(&self, workers: NonZeroUsize) -> Result<Self, ListenError> {
         let same = self.listeners.iter().map(TcpListener::try_clone);
@@ -159,7 +175,7 @@ mod tests {
         addresses: &[SocketAddr],
         inherited: Option<&Sockets>,
     ) -> Result<Sockets, ListenError> {
-        Sockets::bind(addresses, &[], TWO, inherited)
+        Sockets::bind(addresses, &[], TWO, &mut Passed::default(), inherited)
     }
 
     fn ports(sockets: &Sockets, workers: NonZeroUsize) -> Vec<Vec<u16>> {
@@ -184,7 +200,9 @@ mod tests {
         let path = files.path().join("a.sock");
         let settings = SocketSettings { path, mode: 0o660, group: None, identity: None };
         let any = [ANY.parse().unwrap()];
-        let sockets = Sockets::bind(&any, std::slice::from_ref(&settings), TWO, None).unwrap();
+        let sockets =
+            Sockets::bind(&any, std::slice::from_ref(&settings), TWO, &mut Passed::default(), None)
+                .unwrap();
         std::os::unix::net::UnixStream::connect(&settings.path).unwrap();
         let per_worker = sockets.per_worker(TWO).unwrap();
         let accepted = per_worker.iter().filter(|listeners| match &listeners[..] {
@@ -231,9 +249,9 @@ mod tests {
         let first = bound(&[any], None).unwrap();
         let port = first.addresses()[0].port();
         let (one, three) = (NonZeroUsize::MIN, NonZeroUsize::new(3).unwrap());
-        let fewer = Sockets::bind(&[any], &[], one, Some(&first)).unwrap();
+        let fewer = Sockets::bind(&[any], &[], one, &mut Passed::default(), Some(&first)).unwrap();
         assert_eq!(ports(&fewer, one), [[port, port]]);
-        let more = Sockets::bind(&[any], &[], three, Some(&first)).unwrap();
+        let more = Sockets::bind(&[any], &[], three, &mut Passed::default(), Some(&first)).unwrap();
         assert_eq!(ports(&more, three), [[port], [port], [port]]);
     }
 }

@@ -90,8 +90,13 @@ fn codes(text: &str) -> BTreeSet<&str> {
 
 /// What stands between ```` ```language ```` and the next fence.
 fn blocks(language: &str) -> Vec<String> {
+    blocks_of(README, language)
+}
+
+/// The same of another text.
+pub(crate) fn blocks_of(text: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
-    let parts = README.split(&opening).skip(1);
+    let parts = text.split(&opening).skip(1);
     parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
 }
 
@@ -106,7 +111,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// The lines that run this program, in words: without comments and without assignments before it.
-fn commands(block: &str) -> Vec<Vec<String>> {
+pub(crate) fn commands(block: &str) -> Vec<Vec<String>> {
     let joined = block.replace("\\\n", " ");
     let line = |line: &str| {
         let line = line.split(" #").next().unwrap();
