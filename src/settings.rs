@@ -101,7 +101,7 @@ pub struct ProxySettings {
     pub replay_memory: usize,
     /// How long a connection may idle.
     pub client_idle_timeout: Duration,
-    /// How long a client may take to begin its first request, and to send each request's head.
+    /// How long each request's head may take, from its first byte on.
     pub request_head_timeout: Duration,
     /// How long a WebSocket may be silent.
     pub websocket_idle_timeout: Duration,

@@ -86,6 +86,8 @@ impl Drop for Guest {
 #[derive(Debug)]
 pub(super) struct Activity {
     requests: Cell<u32>,
+    /// Whether there has been any.
+    has_begun: Cell<bool>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
     post: Arc<Post>,
@@ -94,7 +96,8 @@ pub(super) struct Activity {
 impl Activity {
     /// None yet. `post` is what the connection's guard has to say.
     pub(super) fn new(post: Arc<Post>) -> Self {
-        Self { requests: Cell::new(0), fell_idle: Cell::new(false), post }
+        let (has_begun, fell_idle) = Default::default();
+        Self { requests: Cell::new(0), has_begun, fell_idle, post }
     }
 
     pub(super) fn post(&self) -> &Arc<Post> {
@@ -109,6 +112,7 @@ pub(super) struct Busy(Rc<Activity>);
 impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
+        activity.has_begun.set(true);
         Self(Rc::clone(activity))
     }
 
@@ -133,7 +137,16 @@ pub(super) struct Serving<C> {
     patience: Patience,
     connections: Connections,
     key: Option<usize>,
-    told: bool,
+    farewell: Farewell,
+}
+
+/// How a connection has come to know that the server is draining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    Not,
+    /// It has had no request yet: hyper would close it though one may be on its way.
+    Awaiting,
+    Told,
 }
 
 /// A connection that can be told to end when it has answered. hyper-util's trait of this kind leaves
@@ -196,8 +209,8 @@ impl<C: Drainable> Serving<C> {
         idle_timeout: Duration,
         patience: Patience,
     ) -> Self {
-        let (key, told) = (None, false);
-        Self { connection, activity, idle, idle_timeout, patience, connections, key, told }
+        let (key, farewell) = (None, Farewell::Not);
+        Self { connection, activity, idle, idle_timeout, patience, connections, key, farewell }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -207,13 +220,32 @@ impl<C: Drainable> Serving<C> {
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.requests.get() > 0 || self.patience.is_for_a_head() {
+        let has_begun_one = self.farewell == Farewell::Not && self.patience.is_for_a_head();
+        if self.activity.requests.get() > 0 || has_begun_one {
             return false;
         }
         if self.activity.fell_idle.replace(false) {
             self.idle.reset(self.idle_timeout);
         }
         self.idle.poll(cx).is_ready()
+    }
+
+    /// Tells the connection to take no further request, once it has had one. Whether it was told now.
+    fn say_farewell(&mut self) -> bool {
+        if !self.connections.0.closing.get() || self.farewell == Farewell::Told {
+            return false;
+        }
+        if self.farewell == Farewell::Not {
+            let limit = self.idle_timeout.min(FIRST_REQUEST);
+            self.idle_timeout = limit;
+            self.idle.reset(limit);
+        }
+        let has_begun = self.activity.has_begun.get();
+        self.farewell = if has_begun { Farewell::Told } else { Farewell::Awaiting };
+        if has_begun {
+            self.connection.as_mut().drain();
+        }
+        has_begun
     }
 
     /// Drives the connection, and again once it has been told that its client has been given up.
@@ -224,7 +256,7 @@ impl<C: Drainable> Serving<C> {
         }
         match self.patience.poll_end(cx) {
             None | Some(Waits::Not) => Poll::Pending,
-            Some(Waits::First | Waits::Late) => Poll::Ready(Ok(())),
+            Some(Waits::Late) => Poll::Ready(Ok(())),
             Some(Waits::Head(_)) => {
                 self.patience.give_up();
                 self.connection.as_mut().poll(cx)
@@ -238,15 +270,12 @@ impl<C: Drainable> Future for Serving<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.register(cx);
-        if self.connections.0.closing.get() && !self.told {
-            self.told = true;
-            self.connection.as_mut().drain();
-            // hyper goes on waiting for the first request of a connection that has had none.
-            let limit = self.idle_timeout.min(FIRST_REQUEST);
-            self.idle_timeout = limit;
-            self.idle.reset(limit);
+        let mut driven = self.drive(cx);
+        // Afterwards: what the kernel has of a request already is a request.
+        if driven.is_pending() && self.say_farewell() {
+            driven = self.drive(cx);
         }
-        match self.drive(cx) {
+        match driven {
             Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => Poll::Ready(()),

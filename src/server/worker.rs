@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use super::arrival::{self, Arrival, Listener};
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use super::framing::Framing;
-use super::guard::{Guard, Post, Standing};
+use super::guard::{Guard, Standing};
 use super::patience::Patience;
 use super::tls::InboundCertificates;
 use crate::clock::Clock;
@@ -326,7 +326,7 @@ impl Worker {
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::new(Activity::new(Arc::new(Post::unguarded())));
+        let activity = Rc::new(Activity::new(Arc::default()));
         let service = self.service(&activity, entry);
         let io = TokioIo::new(io);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);

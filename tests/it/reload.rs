@@ -94,7 +94,7 @@ fn stderr(output: &Output) -> String {
 }
 
 /// Asks again and again, on a new connection whenever the old one is closed; counts the answers.
-async fn keep_asking(address: SocketAddr, enough: Arc<AtomicBool>) -> u64 {
+pub(crate) async fn keep_asking(address: SocketAddr, enough: Arc<AtomicBool>) -> u64 {
     let mut wire = Wire::open(address).await;
     let mut answered = 0;
     while !enough.load(Ordering::Relaxed) {
