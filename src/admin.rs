@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::settings::AdminSettings;
 use crate::token::identities::Identities;
@@ -85,6 +86,7 @@ impl Admin {
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
+        audit: &AuditLog,
         clock: &Clock,
     ) -> Result<Self, AdminStartError> {
         let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
@@ -98,7 +100,8 @@ impl Admin {
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
-        let desk = Desk::new(Arc::clone(identities), gate, clock.clone(), phase.subscribe());
+        let (identities, audit) = (Arc::clone(identities), audit.clone());
+        let desk = Desk::new(identities, gate, audit, clock.clone(), phase.subscribe());
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
         Ok(Self { addresses, phase, serving })
     }
@@ -149,10 +152,10 @@ async fn serve(
             () = &mut ended => break,
             Some(ended) = connections.join_next() => ended.expect("an answer does not panic"),
             (accepted, place) = accepted => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let (desk, phase) = (Arc::clone(&desk), phase.clone());
                     connections.spawn(async move {
-                        converse(desk, stream, phase).await;
+                        converse(desk, stream, peer, phase).await;
                         drop(place);
                     });
                 }
@@ -181,11 +184,16 @@ async fn ended(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
 }
 
-async fn converse(desk: Arc<Desk>, stream: TcpStream, phase: watch::Receiver<Phase>) {
+async fn converse(
+    desk: Arc<Desk>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    phase: watch::Receiver<Phase>,
+) {
     let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(|request| {
         let desk = Arc::clone(&desk);
-        async move { Ok::<_, Infallible>(desk.answer(request, local).await) }
+        async move { Ok::<_, Infallible>(desk.answer(request, local, peer).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(BUFFER);

@@ -13,6 +13,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::audit::AuditLog;
+use crate::clock::Clock;
+use crate::dumps;
 use crate::login::LoginError;
 use crate::login::transfer::TransferError;
 use crate::oauth::TokenError;
@@ -151,10 +154,14 @@ struct ConfigurationFlags {
 impl Cli {
     /// Runs the command; `serve` if none was named.
     pub fn run(self, environment: Environment<'_>) -> Result<ExitCode, Failure> {
+        let before = dumps::forbid();
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(flags) => {
                 let (source, overrides) = flags.split();
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
+                if settings.proxy.core_dumps {
+                    before.restore();
+                }
                 serve::run(&settings, &warnings, &source)?;
             }
             Command::Check(CheckFlags { configuration, online }) => {
@@ -174,7 +181,7 @@ impl Cli {
             Command::Export(flags) => transfer::export(flags, environment)?,
             Command::Import(flags) => transfer::import(&flags, environment)?,
             Command::Demo(flags) => demo::run(&flags)?,
-            Command::Run(flags) => return run::run(flags, environment),
+            Command::Run(flags) => return run::run(flags, environment, before),
             Command::Status(flags) => status::run(flags, environment)?,
             Command::Token(flags) => token::run(flags, environment)?,
             Command::Keygen => keygen::run(&mut io::stdout().lock())?,
@@ -379,6 +386,12 @@ fn secret_file(
     let readable = sources.into_world_readable().into_iter();
     warnings.extend(readable.map(|path| Warning::WorldReadable { path }));
     Ok(secret)
+}
+
+/// Where the settings want it to be noted what a command does.
+fn audit(settings: &Settings) -> Result<AuditLog, Failure> {
+    let log = AuditLog::open(settings.audit.as_ref(), &Clock::system());
+    log.map_err(|error| StartError::from(error).into())
 }
 
 fn warn_of(warnings: &[Warning]) {

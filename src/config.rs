@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
     pub(crate) admin: AdminConfig,
+    pub(crate) audit: AuditConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -65,6 +66,7 @@ pub(crate) struct ProxyConfig {
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) core_dumps: Option<bool>,
 }
 
 /// `[proxy.tls]`
@@ -192,6 +194,13 @@ pub(crate) struct AdminConfig {
     pub(crate) key_sha256: Option<String>,
     #[serde(deserialize_with = "texts")]
     pub(crate) hosts: Option<Vec<String>>,
+}
+
+/// `[audit]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuditConfig {
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// `[log]`

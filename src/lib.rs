@@ -39,6 +39,7 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
+//! | [`dumps`] | no core of this process is kept |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -75,15 +76,18 @@
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, and the order of its end |
 //! | [`telemetry`] | logs |
+//! | [`audit`] | the audit log: a file, a queue, and a thread that writes |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and
 //! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod dumps;
 pub mod key;
 pub mod login;
 pub mod metrics;

@@ -23,13 +23,14 @@ use tokio::sync::{oneshot, watch};
 pub use listen::ListenError;
 pub use tls::TlsFilesError;
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Admission, Entry, Limits, Links, Names};
+use crate::proxy::{Admission, Entry, Limits, Links, Names, Records};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -68,6 +69,7 @@ impl Server {
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
+        audit: &AuditLog,
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
@@ -87,7 +89,7 @@ impl Server {
                 public_url: settings.proxy.public_url.clone(),
                 tls: settings.proxy.tls.is_some(),
             },
-            log_requests: settings.log.requests,
+            records: Records { log: settings.log.requests, audit: audit.clone() },
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
@@ -146,7 +148,9 @@ fn entrances<'a>(
         let id = identities.find(&identity.name);
         identity.listen.iter().map(move |address| (*address, id))
     }));
-    all.map(|(address, identity)| (address, Entry { identity, is_guarded: hosts.guard(address) }))
+    all.map(|(address, identity)| {
+        (address, Entry { identity, is_guarded: hosts.guard(address), peer: None })
+    })
 }
 
 fn admission(settings: &Settings) -> Admission {

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::admin::{Admin, AdminStartError};
+use crate::audit::{AuditError, AuditLog};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{Server, ServerError};
@@ -46,6 +47,9 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// What a command would write is gone when the command ends.
     #[error(
         "store.memory keeps sessions in the proxy's own process, where no command reaches them: set \
@@ -62,6 +66,7 @@ pub struct Service {
     keepers: JoinHandle<()>,
     end_keepers: oneshot::Sender<()>,
     admin: Option<Admin>,
+    audit: AuditLog,
 }
 
 impl Service {
@@ -71,10 +76,13 @@ impl Service {
     /// Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
         let tls = Arc::new(client_config(&trust(settings))?);
-        let identities = Arc::new(identities(settings, &tls, clock)?);
-        let server = Server::start(settings, &identities, &tls, clock)?;
+        let audit = AuditLog::open(settings.audit.as_ref(), clock)?;
+        let identities = identities(settings, &tls, clock)?.audited(&audit, "serve");
+        let identities = Arc::new(identities);
+        let server = Server::start(settings, &identities, &tls, &audit, clock)?;
         let admin = settings.admin.as_ref();
-        let admin = admin.map(|admin| Admin::start(admin, &identities, clock)).transpose()?;
+        let admin = admin.map(|admin| Admin::start(admin, &identities, &audit, clock));
+        let admin = admin.transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);
@@ -86,7 +94,7 @@ impl Service {
                 }
             }
         });
-        Ok(Self { server, identities, keepers, end_keepers, admin })
+        Ok(Self { server, identities, keepers, end_keepers, admin, audit })
     }
 
     /// Where it listens.
@@ -104,6 +112,11 @@ impl Service {
         &self.identities
     }
 
+    /// Where it is noted what is done here.
+    pub fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
     /// Drains, finishes what has been begun, and returns.
     ///
     /// # Panics
@@ -118,6 +131,10 @@ impl Service {
         self.keepers.await.expect("keepers do not panic");
         if let Some(admin) = self.admin {
             admin.stop().await;
+        }
+        if self.audit.is_on() {
+            let closing = tokio::task::spawn_blocking(move || self.audit.close());
+            closing.await.expect("the audit log's thread does not panic");
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Where the proxy is watched and operated, if anywhere.
     pub admin: Option<AdminSettings>,
+    /// Where it is noted who did what, if anywhere.
+    pub audit: Option<AuditSettings>,
     /// How to log.
     pub log: LogSettings,
 }
@@ -88,6 +90,8 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// Whether the process may leave its memory behind when it crashes, and show it to debuggers.
+    pub core_dumps: bool,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -316,6 +320,13 @@ pub struct AdminSettings {
     pub key: Option<KeyDigest>,
     /// Names it is called by, besides its address and `localhost`.
     pub hosts: Vec<String>,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    /// The file that lines are appended to.
+    pub file: PathBuf,
 }
 
 /// `[log]`.

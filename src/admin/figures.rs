@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Kind, Outcome, Page};
 use crate::token::identities::Identities;
@@ -20,7 +21,12 @@ const MOST_ADDED: usize = 100;
 const OTHER: &str = "_other";
 
 /// The page as it is now.
-pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> String {
+pub(super) fn page(
+    identities: &Arc<Identities>,
+    seen: &Seen,
+    audit: Option<Counts>,
+    clock: &Clock,
+) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
     let mut added: Vec<_> = identities.added().map(|(_, keeper)| keeper).collect();
     let counts = [("configured", configured.len()), ("added", added.len())];
@@ -35,6 +41,9 @@ pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> 
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    if let Some(audit) = audit {
+        audited(&mut page, audit);
+    }
     page.into_text()
 }
 
@@ -132,6 +141,13 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn audited(page: &mut Page, counts: Counts) {
+    let help = "Lines of the audit log by what became of them.";
+    let mut family = page.family("ringbearer_audit_lines_total", Kind::Counter, help);
+    family.sample(&[("outcome", "written")], counts.written);
+    family.sample(&[("outcome", "lost")], counts.lost);
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -165,7 +181,7 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Clock::manual(NOW))
+        page(identities, &seen, None, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::Failure;
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::service::Service;
 use crate::settings::{ConfigSource, Settings, Warning};
@@ -32,8 +33,30 @@ pub(super) fn run(
         for address in service.admin_addresses() {
             info!(url = %format_args!("http://{address}"), "operators are served");
         }
-        until_asked_to_end(service).await
+        let audit = service.audit().clone();
+        tokio::select! {
+            biased;
+            ended = until_asked_to_end(service) => ended,
+            error = follow_renames(&audit) => Err(Failure::Signals(error)),
+        }
     })
+}
+
+/// SIGHUP has the audit log go on in a new file, if there is one; else the signal means what it does to
+/// anybody. Returns only if signals cannot be had.
+async fn follow_renames(audit: &AuditLog) -> io::Error {
+    if !audit.is_on() {
+        return pending().await;
+    }
+    let mut hang_up = match signal(SignalKind::hangup()) {
+        Ok(hang_up) => hang_up,
+        Err(error) => return error,
+    };
+    while hang_up.recv().await.is_some() {
+        info!(signal = "SIGHUP", "the audit log goes on in a new file if it was renamed");
+        audit.reopen();
+    }
+    pending().await
 }
 
 /// Whoever reads the log at night has neither the command line nor the file at hand.

@@ -3,6 +3,8 @@
 //! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`. Only [`Proxy::known`]
 //! waits, for the store, where a name is not known to this process yet.
 
+use std::net::SocketAddr;
+
 use http::request::Parts;
 
 use super::access::{Endpoint, Refusal as Barred};
@@ -38,6 +40,8 @@ pub struct Entry {
     pub identity: Option<IdentityId>,
     /// Whether requests have to name a host that is known.
     pub is_guarded: bool,
+    /// Who is at the other end of the connection, if that has an address.
+    pub peer: Option<SocketAddr>,
 }
 
 /// Whose token a request is to carry.
@@ -99,9 +103,11 @@ impl Proxy {
         entry: Entry,
         path: Option<&str>,
         pass: Option<&Pass>,
+        record: &mut Record,
     ) -> Result<(Whose, bool), ProxyError> {
         let selection = &self.admission.selection;
         let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
+        record.called_by(caller);
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));

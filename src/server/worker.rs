@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
-use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy, Records};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::Identities;
@@ -69,7 +69,7 @@ pub(super) struct Blueprint {
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
     pub(super) drain_timeout: Duration,
-    pub(super) log_requests: bool,
+    pub(super) records: Records,
     pub(super) clock: Clock,
 }
 
@@ -121,7 +121,7 @@ impl Worker {
             blueprint.names,
             blueprint.admission,
             &blueprint.links,
-            blueprint.log_requests,
+            blueprint.records,
         );
         Self {
             proxy: Rc::new(proxy),
@@ -209,6 +209,7 @@ impl Worker {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
+        let entry = Entry { peer: Some(peer), ..entry };
         match self.inbound_tls.clone() {
             None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), entry))),
             None => drop(spawn_local(self.h1(TokioIo::new(stream), entry))),

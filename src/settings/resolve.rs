@@ -20,8 +20,9 @@ use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
 use super::{
-    HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
-    RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    AuditSettings, HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin,
+    ProxySettings, RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings,
+    UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
@@ -67,10 +68,22 @@ pub(super) fn settings(
     let admin = admin(config.admin, &served, &mut warnings)?;
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
+    let audit = file("audit.file", config.audit.file, directory)?;
+    let audit = audit.map(|file| AuditSettings { file });
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
-    let settings =
-        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
+    let settings = Settings {
+        proxy,
+        upstream,
+        applications,
+        identities,
+        clients,
+        facade,
+        store,
+        admin,
+        audit,
+        log,
+    };
     Ok((settings, warnings))
 }
 
@@ -120,6 +133,7 @@ fn proxy(
             24 * HOUR,
         )?,
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
+        core_dumps: config.core_dumps.unwrap_or(false),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+mod audit;
 mod browsers;
 mod chromium;
 mod clients;
@@ -10,6 +11,7 @@ mod connections;
 mod crash;
 mod detour;
 mod drain;
+mod dumps;
 mod facade;
 mod fallback;
 mod fidelity;
