@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod browsers;
+mod canary;
 mod chromium;
 mod clients;
 mod commands;
