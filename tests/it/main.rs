@@ -40,6 +40,7 @@ mod program;
 mod random_requests;
 mod raw;
 mod readme;
+mod redirects;
 mod redis;
 mod redis_cluster;
 mod redis_failover;
