@@ -21,6 +21,7 @@ mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
 mod framing;
+mod fuzzed;
 mod herd;
 mod hosts;
 mod http2;
