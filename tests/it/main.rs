@@ -68,6 +68,7 @@ mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;
+mod threats;
 mod token_errors;
 mod tokens;
 mod transfer;
