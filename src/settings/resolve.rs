@@ -19,6 +19,7 @@ use super::client::clients;
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
+use super::policy::policy;
 use super::{
     AuditSettings, HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin,
     ProxySettings, RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings,
@@ -54,6 +55,7 @@ pub(super) fn settings(
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
+    let policy = policy(config.policy, "policy", &mut warnings)?;
     let facade = facade(config.facade, &mut sources)?;
     if identities.is_empty() {
         warnings.push(Warning::NoIdentity);
@@ -78,6 +80,7 @@ pub(super) fn settings(
         applications,
         identities,
         clients,
+        policy,
         facade,
         store,
         admin,

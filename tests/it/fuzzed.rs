@@ -16,6 +16,8 @@ mod fields;
 mod links;
 #[path = "../../fuzz/bodies/pass.rs"]
 mod pass;
+#[path = "../../fuzz/bodies/policy.rs"]
+mod policy;
 #[path = "../../fuzz/bodies/session.rs"]
 mod session;
 #[path = "../../fuzz/bodies/target.rs"]
@@ -106,6 +108,11 @@ fn any_stored_document_is_a_session_or_refused() {
 #[test]
 fn no_target_leads_elsewhere_than_it_says() {
     fuzz("target", target::run);
+}
+
+#[test]
+fn a_policy_lets_nothing_pass_that_means_what_it_denies() {
+    fuzz("policy", policy::run);
 }
 
 #[test]
