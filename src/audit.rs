@@ -19,7 +19,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-pub use line::{Decision, Event, Kind, Lost, Operation, Printed, Request, Session, SessionChange};
+pub use line::{
+    Decision, Event, Kind, Lost, Operation, Printed, Reconfiguration, Request, Session,
+    SessionChange,
+};
 
 use crate::clock::Clock;
 use crate::settings::AuditSettings;
@@ -63,6 +66,7 @@ struct Shared {
     orders: SyncSender<Order>,
     progress: Arc<Progress>,
     clock: Clock,
+    path: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -96,7 +100,13 @@ impl AuditLog {
         let writer = Writer::new(taken, file, Arc::clone(&progress), clock.clone());
         let thread = thread::Builder::new().name("audit".to_owned()).spawn(|| writer.run());
         let thread = Mutex::new(Some(thread.map_err(AuditError::Thread)?));
-        Ok(Self(Some(Arc::new(Shared { orders, progress, clock: clock.clone(), thread }))))
+        let clock = clock.clone();
+        Ok(Self(Some(Arc::new(Shared { orders, progress, clock, path, thread }))))
+    }
+
+    /// Whether it is what `settings` ask for.
+    pub fn is_at(&self, settings: Option<&AuditSettings>) -> bool {
+        self.0.as_ref().map(|shared| &shared.path) == settings.map(|settings| &settings.file)
     }
 
     /// Whether anything is noted.

@@ -1,27 +1,39 @@
 //! Sockets in: listeners, one runtime per core, and a graceful end.
 //!
-//! Every worker thread has its own listening socket (`SO_REUSEPORT`), runtime and [`Proxy`], so that
-//! a request never crosses threads. [`Server::stop`] drains: for a moment new connections are still
+//! Every worker thread has its own listening socket (`SO_REUSEPORT`; Unix sockets are shared), runtime
+//! and [`Proxy`], so that a request never crosses threads. Who is at the other end of a connection, as
+//! far as that itself tells, is found out when it is made and holds for its requests. [`Server::stop`] drains: for a moment new connections are still
 //! taken and every answer says `Connection: close`, so that clients go by themselves; then idle
-//! connections are closed and requests in flight finish.
+//! connections are closed and requests in flight finish. [`Server::retire`] does the same where a successor has taken the
+//! listening sockets over, and cuts nothing.
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
+mod activation;
+mod arrival;
 mod connection;
+pub mod framing;
+mod guard;
 mod listen;
+mod patience;
+mod subject;
 mod tls;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
+pub use activation::{Passed, PassedError};
 pub use listen::ListenError;
-pub use tls::TlsFilesError;
+use listen::Sockets;
+pub use tls::{InboundCertificates, TlsFilesError};
 
 use crate::audit::AuditLog;
 use crate::clock::Clock;
@@ -29,6 +41,8 @@ use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
+use crate::proxy::malformed::MalformedCounts;
+use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Records};
 use crate::settings::{ProxySettings, Settings};
@@ -53,6 +67,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    certificates: Option<InboundCertificates>,
+    sockets: Sockets,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
 }
@@ -60,17 +76,28 @@ pub struct Server {
 #[derive(Debug)]
 struct Running {
     thread: thread::JoinHandle<()>,
+    /// Ends when it has left its listeners to a successor.
+    ceded: Option<oneshot::Receiver<()>>,
     ended: oneshot::Receiver<()>,
 }
 
 impl Server {
     /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
+    ///
+    /// `certificates` are what apps are shown, if they speak TLS. Sockets that were `passed` and those
+    /// that `predecessor` listens on are taken over; it goes on listening until it is stopped or
+    /// retired.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn start(
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
         audit: &AuditLog,
         clock: &Clock,
+        malformed: &Arc<MalformedCounts>,
+        certificates: Option<InboundCertificates>,
+        passed: &mut Passed,
+        predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
         let blueprint = Blueprint {
@@ -80,39 +107,55 @@ impl Server {
             limits: limits(&settings.proxy),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
-            inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
+            inbound_tls: certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            request_head_timeout: settings.proxy.request_head_timeout,
+            malformed: Arc::clone(malformed),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
                 public_url: settings.proxy.public_url.clone(),
-                tls: settings.proxy.tls.is_some(),
             },
             records: Records { log: settings.log.requests, audit: audit.clone() },
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
-        let (addresses, entries): (Vec<_>, Vec<_>) = entrances.unzip();
-        let sockets = listen::bind(&addresses, settings.proxy.workers)?;
+        let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
+        entries.extend(socket_entries(settings, identities, &admission.hosts));
+        let (files, count) = (&settings.proxy.sockets, settings.proxy.workers);
+        let inherited = predecessor.map(|server| &server.sockets);
+        let sockets = Sockets::bind(&addresses, files, count, passed, inherited)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
-            let entrances = listeners.into_iter().zip(entries.iter().copied());
-            let entrances = entrances.map(|(listener, entry)| Entrance { listener, entry });
+            let entrances = listeners.into_iter();
+            let entrances =
+                entrances.map(|(at, listener)| Entrance { listener, entry: entries[at] });
             let entrances = entrances.collect();
             let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
             let (at_end, ended) = oneshot::channel();
+            let (when_ceded, ceded) = oneshot::channel();
             let run = move || {
-                Worker::run(blueprint, entrances, phase);
+                Worker::run(blueprint, entrances, phase, when_ceded);
                 drop(at_end);
             };
             let name = format!("worker-{index}");
             let thread = thread::Builder::new().name(name).spawn(run);
-            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ended })
+            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ceded: Some(ceded), ended })
         };
-        let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
+        let workers = sockets.per_worker(count)?.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
-        Ok(Self { addresses: sockets.addresses, phase, workers })
+        Ok(Self { addresses: sockets.addresses(), sockets, certificates, phase, workers })
+    }
+
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.sockets.paths()
+    }
+
+    /// What apps are shown, if they speak TLS.
+    pub fn certificates(&self) -> Option<&InboundCertificates> {
+        self.certificates.as_ref()
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
@@ -126,8 +169,39 @@ impl Server {
     /// # Panics
     /// If a worker thread did.
     pub async fn stop(self) {
+        drop(self.sockets);
         self.phase.send_replace(Phase::Draining);
-        for worker in self.workers {
+        Self::ended(self.workers).await;
+    }
+
+    /// Leaves new connections to a successor, from now on.
+    pub async fn cede(&mut self) {
+        self.phase.send_replace(Phase::Retiring);
+        for ceded in self.workers.iter_mut().filter_map(|worker| worker.ceded.take()) {
+            // An error says that the sender is gone, which is what is waited for.
+            let _ = ceded.await;
+        }
+    }
+
+    /// Leaves new connections to a successor and returns when everything accepted has been answered,
+    /// however long that takes; once `hasten` is over, [`stop`](Self::stop)s.
+    ///
+    /// # Panics
+    /// If a worker thread did.
+    pub async fn retire(self, hasten: impl Future<Output = ()>) {
+        self.phase.send_replace(Phase::Retiring);
+        drop(self.sockets);
+        let mut ended = pin!(Self::ended(self.workers));
+        tokio::select! {
+            () = &mut ended => return,
+            () = hasten => {}
+        }
+        self.phase.send_replace(Phase::Draining);
+        ended.await;
+    }
+
+    async fn ended(workers: Vec<Running>) {
+        for worker in workers {
             // An error says that the sender is gone, which is what is waited for.
             let _ = worker.ended.await;
             if let Err(panic) = worker.thread.join() {
@@ -148,8 +222,25 @@ fn entrances<'a>(
         let id = identities.find(&identity.name);
         identity.listen.iter().map(move |address| (*address, id))
     }));
-    all.map(|(address, identity)| {
-        (address, Entry { identity, is_guarded: hosts.guard(address), peer: None })
+    let tls = settings.proxy.tls.is_some();
+    all.map(move |(address, identity)| {
+        let is_guarded = hosts.guard(address);
+        (address, Entry { identity, is_guarded, tls, peer: None, caller: Caller::Unknown })
+    })
+}
+
+/// The same for Unix sockets, in their order.
+fn socket_entries(
+    settings: &Settings,
+    identities: &Identities,
+    hosts: &Hostnames,
+) -> impl Iterator<Item = Entry> {
+    settings.proxy.sockets.iter().map(|socket| Entry {
+        identity: socket.identity.as_deref().and_then(|name| identities.find(name)),
+        is_guarded: hosts.guard_sockets(),
+        tls: false,
+        peer: None,
+        caller: Caller::Unknown,
     })
 }
 

@@ -16,14 +16,15 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::Phase;
 use super::access::Gate;
 use super::content::{self, NewIdentity, answer, json as json_answer};
 use super::error::AdminError;
 use super::figures;
 use super::health::Health;
 use super::readiness::{Member, judge, serves};
-use crate::audit::{self, AuditLog, Decision};
+use super::reload::Superior;
+use super::{Instruments, Phase};
+use crate::audit::{self, Decision};
 use crate::clock::Clock;
 use crate::metrics::Page;
 use crate::settings::IdentitySettings;
@@ -47,12 +48,13 @@ const MOST_LINES: usize = 1000;
 /// Everything an answer is made from.
 pub(super) struct Desk {
     identities: Arc<Identities>,
+    instruments: Instruments,
     configured: Vec<Arc<IdentitySettings>>,
     health: Health,
     gate: Gate,
-    audit: AuditLog,
     clock: Clock,
     phase: watch::Receiver<Phase>,
+    superior: Superior,
 }
 
 type Answer = Result<Response<Full<Bytes>>, AdminError>;
@@ -66,6 +68,7 @@ enum Resource {
     Identities,
     Identity(String),
     Renewal(String),
+    Reload,
 }
 
 impl Resource {
@@ -75,6 +78,7 @@ impl Resource {
             ("healthz", None, _) => Self::Health,
             ("readyz", None, _) => Self::Readiness,
             ("metrics", None, _) => Self::Metrics,
+            ("reload", None, _) => Self::Reload,
             ("identities", None, _) => Self::Identities,
             ("identities", Some(name), None) => Self::Identity(name.to_owned()),
             ("identities", Some(name), Some("renew")) => Self::Renewal(name.to_owned()),
@@ -88,7 +92,7 @@ impl Resource {
             Self::Health | Self::Readiness | Self::Metrics => "GET, HEAD",
             Self::Identities => "GET, HEAD, POST",
             Self::Identity(_) => "GET, HEAD, DELETE",
-            Self::Renewal(_) => "POST",
+            Self::Renewal(_) | Self::Reload => "POST",
         }
     }
 }
@@ -96,15 +100,16 @@ impl Resource {
 impl Desk {
     pub(super) fn new(
         identities: Arc<Identities>,
+        instruments: Instruments,
         gate: Gate,
-        audit: AuditLog,
         clock: Clock,
         phase: watch::Receiver<Phase>,
+        superior: Superior,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, audit, clock, phase }
+        Self { identities, instruments, configured, health, gate, clock, phase, superior }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -126,7 +131,7 @@ impl Desk {
         &self,
         request: Request<Incoming>,
         local: SocketAddr,
-        peer: SocketAddr,
+        peer: Option<SocketAddr>,
     ) -> Response<Full<Bytes>> {
         let (head, content) = request.into_parts();
         let mut whom = None;
@@ -143,13 +148,13 @@ impl Desk {
     fn note(
         &self,
         head: &Parts,
-        peer: SocketAddr,
+        peer: Option<SocketAddr>,
         identity: Option<&str>,
         status: StatusCode,
         code: Option<&str>,
     ) {
         let operation = audit::Operation {
-            peer: Some(peer),
+            peer,
             identity,
             method: head.method.as_str(),
             path: head.uri.path(),
@@ -161,7 +166,7 @@ impl Desk {
             code,
             status: status.as_u16(),
         };
-        self.audit.note(&audit::Event::Operation(operation));
+        self.instruments.audit.note(&audit::Event::Operation(operation));
     }
 
     async fn attend(
@@ -192,6 +197,16 @@ impl Desk {
             Resource::Identity(name) if asks => self.show(&name, StatusCode::OK).await,
             Resource::Identity(name) => self.remove(&name).await,
             Resource::Renewal(name) => self.renew(&name).await,
+            Resource::Reload => self.reload().await,
+        }
+    }
+
+    /// Reads the configuration again.
+    async fn reload(&self) -> Answer {
+        match self.superior.order().await {
+            Some(Ok(())) => Ok(json_answer(StatusCode::OK, &json!({"status": "reloaded"}))),
+            Some(Err(why)) => Err(AdminError::NotReloaded(why)),
+            None => Err(AdminError::NoReload),
         }
     }
 
@@ -210,8 +225,7 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let counts = self.audit.counts();
-        let page = figures::page(&self.identities, &seen, counts, &self.clock);
+        let page = figures::page(&self.identities, &self.instruments, &seen, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use super::Instruments;
 use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::{Kind, Outcome, Page};
+use crate::metrics::{Kind, Outcome, Page, Reloads};
+use crate::proxy::malformed::{Malformed, MalformedCounts};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -23,8 +25,8 @@ const OTHER: &str = "_other";
 /// The page as it is now.
 pub(super) fn page(
     identities: &Arc<Identities>,
+    instruments: &Instruments,
     seen: &Seen,
-    audit: Option<Counts>,
     clock: &Clock,
 ) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
@@ -41,8 +43,12 @@ pub(super) fn page(
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
-    if let Some(audit) = audit {
-        audited(&mut page, audit);
+    if let Some(reloads) = &instruments.certificates {
+        read_anew(&mut page, reloads);
+    }
+    refused(&mut page, &instruments.malformed);
+    if let Some(counts) = instruments.audit.counts() {
+        audited(&mut page, counts);
     }
     page.into_text()
 }
@@ -141,6 +147,26 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the files of [proxy.tls] cannot be used, and older certificates still are.";
+    page.family("ringbearer_tls_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
+fn refused(page: &mut Page, counts: &MalformedCounts) {
+    let name = "ringbearer_malformed_requests_total";
+    let help = "Requests that HTTP/1.1 does not know, by what is wrong with them.";
+    let mut family = page.family(name, Kind::Counter, help);
+    for malformed in Malformed::ALL {
+        family.sample(&[("reason", malformed.as_str())], counts.get(malformed));
+    }
+}
+
 fn audited(page: &mut Page, counts: Counts) {
     let help = "Lines of the audit log by what became of them.";
     let mut family = page.family("ringbearer_audit_lines_total", Kind::Counter, help);
@@ -181,7 +207,9 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, None, &Clock::manual(NOW))
+        let instruments = Instruments::default();
+        instruments.malformed.count(Malformed::LineEnd);
+        page(identities, &instruments, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -229,5 +257,7 @@ mod tests {
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
+        let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
+        assert!(page.contains(line), "{page}");
     }
 }

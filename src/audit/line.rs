@@ -23,6 +23,8 @@ pub enum Event<'a> {
     Request(Request<'a>),
     /// An operator has called, and has changed something or was refused.
     Operation(Operation<'a>),
+    /// The configuration was read again.
+    Reload(Reconfiguration<'a>),
     /// A session of an identity's has begun, goes on, or is over.
     Session(Session<'a>),
     /// Somebody had RingCentral's token printed.
@@ -37,7 +39,7 @@ pub struct Request<'a> {
     /// What it was for.
     #[serde(rename = "event")]
     pub kind: Kind,
-    /// The name of the client whose key was shown.
+    /// The name of the client, known by its key or by its connection.
     pub client: Option<&'a str>,
     /// Where it came from, if that has an address.
     pub peer: Option<SocketAddr>,
@@ -111,6 +113,18 @@ pub struct Operation<'a> {
     pub code: Option<&'a str>,
     /// The answer's status.
     pub status: u16,
+}
+
+/// An order to read the configuration again, and what came of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(tag = "event", rename = "operation")]
+pub struct Reconfiguration<'a> {
+    /// `reload`.
+    pub what: &'a str,
+    /// What it was ordered by.
+    pub by: &'a str,
+    /// `failed` if the old configuration stays.
+    pub decision: Decision,
 }
 
 /// What became of a session with RingCentral.

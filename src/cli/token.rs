@@ -20,7 +20,6 @@ use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, Unavailable};
 use crate::token::slot::LocalBearer;
-use crate::upstream::client_config;
 
 /// Time enough for whatever the script does next.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
@@ -64,7 +63,7 @@ async fn bearer(
     audit: &AuditLog,
 ) -> Result<Secret, Failure> {
     let clock = Clock::system();
-    let tls = client_config(&service::trust(settings)).map_err(StartError::from)?;
+    let tls = service::tls(settings).map_err(StartError::from)?;
     let identities = service::identities_on_demand(settings, &tls, &clock)?;
     let identities = identities.audited(audit, "token");
     let keeper = identities.keeper(choose(&identities, settings, name).await?);

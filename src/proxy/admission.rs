@@ -15,6 +15,7 @@ use super::facade::Facade;
 use super::facade::pass::Pass;
 use super::headers::Found;
 use super::hostnames::Hostnames;
+use super::peers::{Caller, Peer};
 use super::record::Record;
 use super::routes::Site;
 use super::selection::{Asked, Chosen, Denied, Hint, Selection};
@@ -45,8 +46,23 @@ pub struct Entry {
     pub identity: Option<IdentityId>,
     /// Whether requests have to name a host that is known.
     pub is_guarded: bool,
+    /// Whether clients speak TLS there.
+    pub tls: bool,
     /// Who is at the other end of the connection, if that has an address.
     pub peer: Option<SocketAddr>,
+    /// Whose the connection is.
+    pub caller: Caller,
+}
+
+impl Entry {
+    /// The same for a connection whose other end is known. A browser may be led to call from a
+    /// client's network by a name of its page's own (DNS rebinding), so such a name has to be known.
+    #[must_use]
+    pub fn recognizing(self, peer: Peer<'_>, admission: &Admission) -> Self {
+        let (caller, by_address) = admission.selection.peers().find(peer);
+        let is_guarded = self.is_guarded || by_address && admission.hosts.guard_networks();
+        Self { is_guarded, caller, ..self }
+    }
 }
 
 /// Whose token a request is to carry.
@@ -111,7 +127,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<(Whose, bool), ProxyError> {
         let selection = &self.admission.selection;
-        let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
+        let caller =
+            selection.caller(&head.headers, pass, entry.caller).map_err(ProxyError::Denied)?;
         record.called_by(caller);
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };

@@ -12,6 +12,8 @@ mod answer;
 mod config;
 #[path = "../../fuzz/bodies/fields.rs"]
 mod fields;
+#[path = "../../fuzz/bodies/framing.rs"]
+mod framing;
 #[path = "../../fuzz/bodies/links.rs"]
 mod links;
 #[path = "../../fuzz/bodies/pass.rs"]
@@ -83,6 +85,11 @@ fn mutated(seeds: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
 #[test]
 fn fields_of_any_kind_leave_one_credential_and_nothing_hop_by_hop() {
     fuzz("fields", fields::run);
+}
+
+#[test]
+fn framing_is_read_alike_however_its_bytes_are_cut() {
+    fuzz("framing", framing::run);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+mod attacks;
 mod audit;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod authority;
 mod browsers;
 mod canary;
 mod chromium;
@@ -11,6 +14,7 @@ mod conformance;
 mod connections;
 mod crash;
 mod detour;
+mod doctor;
 mod drain;
 mod dumps;
 mod facade;
@@ -22,19 +26,26 @@ mod foreign;
 mod forwarder;
 mod framing;
 mod fuzzed;
+mod guard;
 mod herd;
 mod hosts;
 mod http2;
 mod identities;
+mod inbound_tls;
 mod lifecycle_errors;
 mod links;
 mod login;
 mod login_site;
 mod main_path;
 mod malformed;
+mod manual;
+mod never_mixed;
 mod outages;
+mod outbound_tls;
+mod packaging;
 mod pages;
 mod paths;
+mod peers;
 mod policy;
 mod process;
 mod processes;
@@ -51,6 +62,7 @@ mod redis_server;
 mod redis_tls;
 mod registrar;
 mod relay;
+mod reload;
 mod renewal;
 mod replay;
 mod replicas;
@@ -66,6 +78,7 @@ mod status;
 mod stopped;
 mod store_trouble;
 mod streaming;
+mod supervised;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;
@@ -73,5 +86,6 @@ mod threats;
 mod token_errors;
 mod tokens;
 mod transfer;
+mod unix_sockets;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;
