@@ -1,11 +1,14 @@
 //! The audit log: exactly what each line says, and that none gets lost unsaid.
 
 use std::fs;
+use std::future::pending;
 use std::path::{Path, PathBuf};
 
 use reqwest::{Method, RequestBuilder};
+use ringbearer::audit::{AuditLog, Event, Printed};
 use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::{Fault, FaultKind, Place};
+use ringbearer::settings::AuditSettings;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -340,6 +343,40 @@ async fn a_disk_that_is_full_holds_up_nobody_and_is_told_of() {
     let last = lines.iter().find(|line| line["message"] == "the audit log is not complete");
     // The session that was opened, and the requests.
     assert_eq!(last.expect("it is said at the end")["lost"], 6);
+}
+
+#[tokio::test]
+async fn a_successor_goes_on_in_the_same_file_and_the_last_proxy_closes_it() {
+    let audited = Audited::with("jwt = \"sandbox-jwt\"").await;
+    let (files, mut environment) = (audited.files, audited.environment);
+    let (file, other) = (files.path().join("audit.jsonl"), files.path().join("other.jsonl"));
+    let note = |log: &AuditLog, identity| log.note(&Event::Token(Printed { identity }));
+    let noted = |file: &Path| -> Vec<Value> {
+        let lines = read(file).into_iter().filter(|line| line["event"] == "token");
+        lines.map(|line| line["identity"].clone()).collect()
+    };
+    let mut settings = environment.settings().clone();
+    let mut first = environment.proxy.take().unwrap();
+    note(first.audit(), "first");
+    let mut second = first.succeed(&settings, &environment.clock).await.unwrap();
+    first.cede().await;
+    first.retire(pending()).await;
+    note(second.audit(), "second");
+    settings.audit = Some(AuditSettings { file: other.clone() });
+    let mut third = second.succeed(&settings, &environment.clock).await.unwrap();
+    note(third.audit(), "third");
+    note(second.audit(), "second, meanwhile");
+    second.cede().await;
+    second.retire(pending()).await;
+    assert_eq!(noted(&file), ["first", "second", "second, meanwhile"]);
+    settings.audit = None;
+    let fourth = third.succeed(&settings, &environment.clock).await.unwrap();
+    assert_eq!(fourth.audit().counts(), None);
+    third.cede().await;
+    third.retire(pending()).await;
+    assert_eq!(noted(&other), ["third"]);
+    environment.proxy = Some(fourth);
+    environment.finish().await;
 }
 
 #[tokio::test]
