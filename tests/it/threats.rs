@@ -121,15 +121,25 @@ const THREATS: &[Threat] = &[
         "framing::content_is_framed_anew_and_never_by_two_rules",
         "framing::anything_but_one_host_is_refused",
         "src/proxy/access/tests/a_transfer_coding_that_would_stay_on_the_content_is_refused",
+        "attacks::no_attack_on_framing_makes_two_sides_see_different_requests",
+        "attacks::an_attack_in_two_pieces_comes_to_the_same",
+        "attacks::an_attack_where_http2_could_come_too_comes_to_the_same",
+        "src/server/framing/tests/a_content_is_framed_once",
+        "src/server/framing/tests/what_passes_is_read_alike_by_the_parser_behind",
+        "fuzzed::framing_is_read_alike_however_its_bytes_are_cut",
     ]),
     (22, "Smuggling by upgrades", &[
         "framing::an_offer_of_h2c_is_dropped_and_what_follows_is_the_next_request",
         "hosts::what_is_sent_before_the_agreement_is_never_taken_for_a_request",
         "hosts::a_refused_websocket_is_an_answer_and_no_tunnel",
+        "src/server/framing/tests/nothing_passes_between_a_wish_to_switch_and_its_answer",
     ]),
     (23, "An early answer leaves content behind on the connection", &[
         "replay::an_early_401_is_healed_while_the_upload_is_still_coming",
         "connections::a_client_that_breaks_its_upload_off_leaves_nothing_behind",
+        "guard::a_broken_content_is_never_completed_upstream",
+        "guard::an_answer_before_the_end_of_an_upload_is_not_lost",
+        "guard::a_client_that_sends_on_after_its_last_answer_is_cut_in_the_end",
     ]),
     (24, "Hop-by-hop fields pass, or take the token away", &[
         "framing::no_nomination_removes_what_the_proxy_sets",
@@ -156,6 +166,7 @@ const THREATS: &[Threat] = &[
     ]),
     (28, "A method in disguise", &[
         "policy::forty_ways_to_mean_another_method_are_refused_by_a_policy_and_pass_without",
+        "policy::a_login_at_the_proxy_is_as_bound_as_its_key_and_gets_no_socket_either",
     ]),
     (29, "Tokens in the query", &[
         "framing::a_token_in_the_query_is_taken_out",
@@ -182,20 +193,30 @@ const THREATS: &[Threat] = &[
         "pages::no_page_gets_anything_through_unless_it_is_named",
         "pages::a_page_whose_own_name_is_made_to_lead_here_gets_nothing_through",
         "pages::no_other_name_of_this_machine_lets_a_strange_page_through",
+        "peers::no_page_gets_in_through_the_browser_of_a_network_by_a_name_of_its_own",
     ]),
     (34, "Strangers in the network call", &[
         "selection::with_clients_every_request_shows_a_key_and_acts_as_no_other_than_it_may",
         "src/settings/tests/refused/a_bad_configuration_is_refused_with_the_cure_and_without_its_secrets",
         "src/key/tests/a_digest_is_the_one_that_sha256sum_prints_and_opens_to_its_key_only",
+        "peers::a_stranger_is_kept_out_and_told_what_would_let_it_in",
+        "peers::a_certificate_is_known_by_exactly_its_names",
+        "peers::where_certificates_are_required_nobody_gets_in_without",
+        "peers::a_user_of_this_machine_is_known_at_a_unix_socket_and_nowhere_else",
+        "unix_sockets::a_socket_that_somebody_listens_on_is_refused_and_stays_theirs",
+        "inbound_tls::a_ca_that_is_replaced_lets_in_nobody_of_before_not_even_by_a_resumed_session",
     ]),
     (35, "Identities get mixed up", &[
         "identities::four_thousand_interleaved_calls_of_two_identities_use_each_its_own_token",
         "selection::a_listener_a_field_or_a_host_says_as_whom",
         "paths::a_client_is_bound_whatever_the_path_says",
+        "never_mixed::thirty_thousand_calls_over_shared_connections_carry_each_their_own_identitys_token",
     ]),
     (36, "Fields that anybody can send decide", &[
         "src/proxy/headers/tests/forwarding_fields_and_our_own_are_not_taken_from_a_client_in_any_spelling",
         "admin::without_the_table_nobody_listens_for_operators",
+        "peers::a_network_lets_in_and_the_narrowest_counts",
+        "peers::a_key_says_more_than_a_network_and_a_wrong_one_is_refused",
     ]),
     (37, "The admin side is open, or its figures grow without end", &[
         "admin::strangers_and_web_pages_are_refused_whatever_they_ask_for",
@@ -229,6 +250,9 @@ const THREATS: &[Threat] = &[
         "connections::clients_that_go_away_or_never_read_cost_only_their_own_connection",
         "connections::an_upstream_that_never_answers_is_given_up",
         "hosts::a_silent_websocket_ends_and_one_that_speaks_does_not",
+        "guard::a_head_that_has_begun_comes_to_its_end_in_time_or_gets_408",
+        "guard::a_head_that_drips_gets_no_more_time_and_the_next_one_all_of_it",
+        "guard::a_client_that_never_begins_is_closed_without_a_word_and_one_that_rests_is_not",
     ]),
     (42, "HTTP/2 floods", &[
         "http2::clear_text_http2_is_taken_only_if_configured",
@@ -238,10 +262,16 @@ const THREATS: &[Threat] = &[
         "drain::sigterm_under_load_leaves_no_request_unanswered",
         "crash::sigterm_lets_a_renewal_and_the_requests_in_flight_finish",
         "admin::readiness_goes_before_the_last_request_is_answered_and_health_stays",
+        "reload::a_hundred_reloads_under_load_lose_nothing",
+        "reload::a_download_goes_on_through_a_reload_and_new_requests_do_not_wait_for_it",
+        "supervised::a_passed_socket_loses_no_connection_from_one_process_to_the_next",
     ]),
     (45, "A bad configuration takes the service down", &[
         "commands::a_refused_configuration_exits_with_2_and_names_the_cure",
         "fuzzed::any_configuration_is_understood_or_refused_in_words",
+        "reload::what_is_wrong_is_told_and_changes_nothing",
+        "reload::a_credential_that_is_refused_does_not_replace_one_that_works",
+        "inbound_tls::changed_files_are_noticed_and_unusable_ones_leave_all_as_it_is",
     ]),
     (46, "Dependencies with known holes", &[
         "threats::dependencies_are_locked_and_looked_up_by_ci",
@@ -369,8 +399,22 @@ fn the_page_is_what_the_map_says() {
 fn no_flag_takes_a_secret_and_no_switch_turns_tls_off() {
     let mut flags = Vec::new();
     for command in [
-        "serve", "login", "logout", "export", "import", "demo", "check", "run", "status", "token",
-        "keygen", "sandbox",
+        "serve",
+        "login",
+        "logout",
+        "export",
+        "import",
+        "demo",
+        "check",
+        "run",
+        "status",
+        "token",
+        "keygen",
+        "sandbox",
+        "doctor",
+        "reload",
+        "completions",
+        "man",
     ] {
         let output =
             Command::new(env!("CARGO_BIN_EXE_ringbearer")).args([command, "-h"]).output().unwrap();
