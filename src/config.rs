@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
     pub(crate) admin: AdminConfig,
+    pub(crate) audit: AuditConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -76,6 +77,7 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) reload_on_change: Option<bool>,
+    pub(crate) core_dumps: Option<bool>,
 }
 
 /// `[proxy.tls]`
@@ -235,6 +237,13 @@ pub(crate) struct AdminConfig {
     pub(crate) key_sha256: Option<String>,
     #[serde(deserialize_with = "texts")]
     pub(crate) hosts: Option<Vec<String>>,
+}
+
+/// `[audit]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuditConfig {
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// `[log]`

@@ -40,6 +40,7 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
+//! | [`dumps`] | no core of this process is kept |
 //! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
 //! | [`mark`] | whether a file is still the one that was read |
@@ -83,15 +84,18 @@
 //! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
 //! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
+//! | [`audit`] | the audit log: a file, a queue, and a thread that writes |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and
 //! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod dumps;
 pub mod key;
 pub mod login;
 pub mod mark;

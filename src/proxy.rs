@@ -41,6 +41,7 @@ use rustls::ClientConfig;
 pub use admission::{Admission, Entry};
 pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
+pub use record::Records;
 
 use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
@@ -83,7 +84,7 @@ pub struct Proxy {
     limits: Limits,
     names: Names,
     admission: Arc<Admission>,
-    log_requests: bool,
+    records: Records,
 }
 
 /// One of RingCentral's hosts.
@@ -211,7 +212,7 @@ impl Proxy {
         names: Names,
         admission: Arc<Admission>,
         links: &Links,
-        log_requests: bool,
+        records: Records,
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
@@ -230,7 +231,7 @@ impl Proxy {
             limits,
             names,
             admission,
-            log_requests,
+            records,
         }
     }
 
@@ -243,7 +244,7 @@ impl Proxy {
         request: Request<Incoming>,
         entry: Entry,
     ) -> impl Future<Output = Response<Outbound>> {
-        let mut record = Record::begin(&request, self.log_requests);
+        let mut record = Record::begin(&request, entry, &self.records);
         let mut visitor = Visitor::App;
         let mut prepared = match self.prepare(request, entry, &mut record, &mut visitor) {
             Ok(prepared) => prepared,
@@ -288,8 +289,13 @@ impl Proxy {
     }
 
     /// Answers a request that could not be read. `request` stands in its place.
-    pub fn refuse<B>(&self, request: &Request<B>, malformed: Malformed) -> Response<Outbound> {
-        let mut record = Record::begin(request, self.log_requests);
+    pub fn refuse<B>(
+        &self,
+        request: &Request<B>,
+        entry: Entry,
+        malformed: Malformed,
+    ) -> Response<Outbound> {
+        let mut record = Record::begin(request, entry, &self.records);
         record.failed(&ProxyError::Malformed(malformed));
         let answer = self.refused(malformed);
         record.end(&answer);
@@ -354,7 +360,7 @@ impl Proxy {
             // SDKs open a socket with its own token and nothing else. RingCentral gave it to somebody
             // who was let in here, and lets nobody in without.
             if !upgrade::has_token(&head.uri) {
-                self.identity(&head, &found, entry, path.as_deref(), pass.as_ref())?;
+                self.identity(&head, &found, entry, path.as_deref(), pass.as_ref(), record)?;
             }
             if !upgrade::is_websocket(&head) {
                 return Err(ProxyError::Refused(access::Refusal::WebSocketOnly));
@@ -363,7 +369,7 @@ impl Proxy {
             return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
         }
         let (identity, rewrites) =
-            self.identity(&head, &found, entry, path.as_deref(), pass.as_ref())?;
+            self.identity(&head, &found, entry, path.as_deref(), pass.as_ref(), record)?;
         let links = links.filter(|_| rewrites && self.hosts[site.index()].rewrite_links);
         self.forget_key(&mut head);
         let token = match &identity {

@@ -35,6 +35,7 @@ pub use listen::ListenError;
 use listen::Sockets;
 pub use tls::{InboundCertificates, TlsFilesError};
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
@@ -43,7 +44,7 @@ use crate::proxy::hostnames::Hostnames;
 use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Admission, Entry, Limits, Links, Names};
+use crate::proxy::{Admission, Entry, Limits, Links, Names, Records};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -91,6 +92,7 @@ impl Server {
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
+        audit: &AuditLog,
         clock: &Clock,
         malformed: &Arc<MalformedCounts>,
         certificates: Option<InboundCertificates>,
@@ -115,7 +117,7 @@ impl Server {
                 are_rewritten: settings.proxy.rewrite_links,
                 public_url: settings.proxy.public_url.clone(),
             },
-            log_requests: settings.log.requests,
+            records: Records { log: settings.log.requests, audit: audit.clone() },
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
@@ -223,7 +225,7 @@ fn entrances<'a>(
     let tls = settings.proxy.tls.is_some();
     all.map(move |(address, identity)| {
         let is_guarded = hosts.guard(address);
-        (address, Entry { identity, is_guarded, tls, caller: Caller::Unknown })
+        (address, Entry { identity, is_guarded, tls, peer: None, caller: Caller::Unknown })
     })
 }
 
@@ -237,6 +239,7 @@ fn socket_entries(
         identity: socket.identity.as_deref().and_then(|name| identities.find(name)),
         is_guarded: hosts.guard_sockets(),
         tls: false,
+        peer: None,
         caller: Caller::Unknown,
     })
 }

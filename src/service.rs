@@ -24,6 +24,7 @@ use tracing::info;
 
 use crate::admin::reload::{self, Orders, ReloadOrder};
 use crate::admin::{Admin, AdminStartError, Instruments};
+use crate::audit::{AuditError, AuditLog};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{InboundCertificates, Passed, PassedError, Server, ServerError};
@@ -56,6 +57,9 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Sockets that somebody else has opened.
     #[error(transparent)]
     Passed(#[from] PassedError),
@@ -92,6 +96,8 @@ pub struct Service {
     server: Server,
     keeping: Keeping,
     admin: Option<Admin>,
+    /// Every proxy that notes in it has one: whose is the last closes it.
+    audit: Arc<AuditLog>,
     /// What a successor goes on counting with.
     instruments: Instruments,
     orders: Orders,
@@ -181,26 +187,29 @@ impl Service {
         let tls = Arc::new(tls(settings)?);
         let store = store(settings, clock)?;
         let memory = is_memory(settings).then(|| Arc::clone(&store));
-        let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
+        let audit = Arc::new(AuditLog::open(settings.audit.as_ref(), clock)?);
+        let identities = identities_in(store, settings, &tls, clock)?.audited(&audit, "serve");
+        let identities = Arc::new(identities);
         let certificates = certificates(settings)?;
-        let instruments = Instruments::default().of(certificates.as_ref());
+        let instruments = Instruments::default().of(certificates.as_ref(), &audit);
         let (counts, own) = (&instruments.malformed, certificates.clone());
-        let server = Server::start(settings, &identities, &tls, clock, counts, own, passed, None)?;
+        let server =
+            Server::start(settings, &identities, &tls, &audit, clock, counts, own, passed, None)?;
         let (superior, orders) = reload::orders();
         let shown = instruments.clone();
         let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
         let admin = settings.admin.as_ref().map(start).transpose()?;
         passed.refuse_rest()?;
         let keeping = Keeping::start(identities, memory, certificates, clock);
-        Ok(Self { server, keeping, admin, instruments, orders })
+        Ok(Self { server, keeping, admin, audit, instruments, orders })
     }
 
     /// A proxy with `settings` that takes over this one's listening sockets, with the connections
     /// that wait in them, once it has a token for every identity that has one here. Then
     /// [`retire`](Self::retire) this one.
     ///
-    /// Sessions are found in the store, so no token is requested for them. If anything is wrong with
-    /// the new settings, everything stays as it is.
+    /// Sessions are found in the store, so no token is requested for them. The audit log goes on, unless
+    /// another file is wanted. If anything is wrong with the new settings, everything stays as it is.
     pub async fn succeed(
         &self,
         settings: &Settings,
@@ -213,16 +222,27 @@ impl Service {
             _ => store(settings, clock)?,
         };
         let memory = is_memory(settings).then(|| Arc::clone(&store));
-        let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
-        let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
-        let instruments = self.instruments.clone().of(certificates.as_ref());
+        let audit = self.audit_for(settings, clock)?;
+        let identities = identities_in(store, settings, &tls, clock)?.audited(&audit, "serve");
+        let keeping = Keeping::start(Arc::new(identities), memory, certificates.clone(), clock);
+        let instruments = self.instruments.clone().of(certificates.as_ref(), &audit);
         match self.take_over(settings, &tls, &keeping, certificates, &instruments, clock).await {
-            Ok((server, admin, orders)) => Ok(Self { server, keeping, admin, instruments, orders }),
+            Ok((server, admin, orders)) => {
+                Ok(Self { server, keeping, admin, audit, instruments, orders })
+            }
             Err(error) => {
                 keeping.stop().await;
                 Err(error)
             }
         }
+    }
+
+    fn audit_for(&self, settings: &Settings, clock: &Clock) -> Result<Arc<AuditLog>, StartError> {
+        let wanted = settings.audit.as_ref();
+        if self.audit.is_at(wanted) {
+            return Ok(Arc::clone(&self.audit));
+        }
+        Ok(Arc::new(AuditLog::open(wanted, clock)?))
     }
 
     async fn take_over(
@@ -243,9 +263,9 @@ impl Service {
         let none = &mut Passed::default();
         let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
-        let (counts, old) = (&instruments.malformed, Some(&self.server));
-        let none = &mut Passed::default();
-        match Server::start(settings, identities, tls, clock, counts, certificates, none, old) {
+        let (audit, counts, own) = (&instruments.audit, &instruments.malformed, certificates);
+        let (none, old) = (&mut Passed::default(), Some(&self.server));
+        match Server::start(settings, identities, tls, audit, clock, counts, own, none, old) {
             Ok(server) => Ok((server, admin, orders)),
             Err(error) => {
                 if let Some(admin) = admin {
@@ -291,6 +311,11 @@ impl Service {
         &self.keeping.identities
     }
 
+    /// Where it is noted what is done here.
+    pub fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
     /// Drains, finishes what has been begun, and returns.
     ///
     /// # Panics
@@ -304,6 +329,7 @@ impl Service {
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
+        close(self.audit).await;
     }
 
     /// Leaves new connections to a successor, from now on.
@@ -322,7 +348,15 @@ impl Service {
         }
         self.server.retire(hasten).await;
         self.keeping.stop().await;
+        close(self.audit).await;
     }
+}
+
+/// Has everything written, if nobody else notes anything there any more.
+async fn close(audit: Arc<AuditLog>) {
+    let Some(audit) = Arc::into_inner(audit).filter(AuditLog::is_on) else { return };
+    let closing = tokio::task::spawn_blocking(move || audit.close());
+    closing.await.expect("the audit log's thread does not panic");
 }
 
 const fn is_memory(settings: &Settings) -> bool {
@@ -330,9 +364,10 @@ const fn is_memory(settings: &Settings) -> bool {
 }
 
 impl Instruments {
-    /// The same, with these certificates.
-    fn of(self, certificates: Option<&InboundCertificates>) -> Self {
-        Self { certificates: certificates.map(|it| Arc::clone(it.reloads())), ..self }
+    /// The same, with these certificates and this audit log.
+    fn of(self, certificates: Option<&InboundCertificates>, audit: &AuditLog) -> Self {
+        let certificates = certificates.map(|it| Arc::clone(it.reloads()));
+        Self { certificates, audit: audit.clone(), ..self }
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Where the proxy is watched and operated, if anywhere.
     pub admin: Option<AdminSettings>,
+    /// Where it is noted who did what, if anywhere.
+    pub audit: Option<AuditSettings>,
     /// How to log.
     pub log: LogSettings,
     /// The files that all this was read from: who changes one wants a reload.
@@ -74,6 +76,7 @@ pub struct Settings {
 
 /// `[proxy]`: the side that apps talk to.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct ProxySettings {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
@@ -109,6 +112,8 @@ pub struct ProxySettings {
     pub drain_timeout: Duration,
     /// Whether a changed file of the configuration is read by itself.
     pub reload_on_change: bool,
+    /// Whether the process may leave its memory behind when it crashes, and show it to debuggers.
+    pub core_dumps: bool,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -404,6 +409,13 @@ pub struct AdminSettings {
     pub key: Option<KeyDigest>,
     /// Names it is called by, besides its address and `localhost`.
     pub hosts: Vec<String>,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    /// The file that lines are appended to.
+    pub file: PathBuf,
 }
 
 /// `[log]`.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Instruments;
+use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Kind, Outcome, Page, Reloads};
 use crate::proxy::malformed::{Malformed, MalformedCounts};
@@ -46,6 +47,9 @@ pub(super) fn page(
         read_anew(&mut page, reloads);
     }
     refused(&mut page, &instruments.malformed);
+    if let Some(counts) = instruments.audit.counts() {
+        audited(&mut page, counts);
+    }
     page.into_text()
 }
 
@@ -161,6 +165,13 @@ fn refused(page: &mut Page, counts: &MalformedCounts) {
     for malformed in Malformed::ALL {
         family.sample(&[("reason", malformed.as_str())], counts.get(malformed));
     }
+}
+
+fn audited(page: &mut Page, counts: Counts) {
+    let help = "Lines of the audit log by what became of them.";
+    let mut family = page.family("ringbearer_audit_lines_total", Kind::Counter, help);
+    family.sample(&[("outcome", "written")], counts.written);
+    family.sample(&[("outcome", "lost")], counts.lost);
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! A reload is asked for by SIGHUP, by the admin listener, or by a change of one of the files that the
 //! configuration was read from. It is validated wholly; then the new proxy takes the old one's sockets
 //! over, and the old one finishes what it has begun. If anything is wrong, the old one stays and the log
-//! says why.
+//! says why. SIGHUP has the audit log go on in a new file, too, if it was renamed away, whatever comes of
+//! the rest. What becomes of the process's memory is settled at its start, and a reload changes nothing
+//! about that.
 
 use std::future::pending;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use super::Failure;
 use super::serve::asked_to_end;
 use super::watch::Files;
 use crate::admin::reload::ReloadOrder;
+use crate::audit::{self, Decision, Reconfiguration};
 use crate::clock::Clock;
 use crate::secret::Environment;
 use crate::service::{Service, SuccessionError};
@@ -88,7 +91,10 @@ impl<'a> Reign<'a> {
             let event = tokio::select! {
                 biased;
                 signal = asked_to_end() => Event::End(signal.map_err(Failure::Signals)?),
-                Some(()) = hang_up.recv() => Event::Reload("SIGHUP", None),
+                Some(()) = hang_up.recv() => {
+                    self.follow_renames();
+                    Event::Reload("SIGHUP", None)
+                }
                 order = self.service.reload_ordered() => Event::Reload("an operator", Some(order)),
                 () = changed(&mut self.files, self.watches, &self.clock) => {
                     Event::Reload("a changed file", None)
@@ -131,6 +137,14 @@ impl<'a> Reign<'a> {
         Ok(())
     }
 
+    fn follow_renames(&self) {
+        let audit = self.service.audit();
+        if audit.is_on() {
+            info!(signal = "SIGHUP", "the audit log goes on in a new file if it was renamed");
+            audit.reopen();
+        }
+    }
+
     async fn reload(&mut self, by: &'static str) -> Result<(), NotReloaded> {
         let outcome = self.succeed().await;
         if let Err(why) = &outcome {
@@ -138,6 +152,10 @@ impl<'a> Reign<'a> {
         } else {
             info!(by, "reloaded: the configuration as it is now is in force");
         }
+        // In the log that is in force now.
+        let decision = if outcome.is_ok() { Decision::Allowed } else { Decision::Failed };
+        let what = Reconfiguration { what: "reload", by, decision };
+        self.service.audit().note(&audit::Event::Reload(what));
         outcome
     }
 

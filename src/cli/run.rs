@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::{ConfigurationFlags, Failure, serve};
 use crate::clock::Clock;
+use crate::dumps;
 use crate::key::KeyDigest;
 use crate::secret::{Environment, Secret, SecretKey, process_variables};
 use crate::service::Service;
@@ -43,7 +44,11 @@ pub(super) struct RunFlags {
 }
 
 /// Runs the command, and gives its exit code.
-pub(super) fn run(flags: RunFlags, environment: Environment<'_>) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    flags: RunFlags,
+    environment: Environment<'_>,
+    before: dumps::Before,
+) -> Result<ExitCode, Failure> {
     let asked = environment::Asked::default();
     let (source, overrides) = flags.configuration.split();
     let mut listen = overrides.listen;
@@ -60,6 +65,12 @@ pub(super) fn run(flags: RunFlags, environment: Environment<'_>) -> Result<ExitC
     let recording = |name: &str| asked.ask(name, environment);
     let (mut settings, warnings) = Settings::load(&source, overrides, &recording)?;
     narrow(&mut settings, flags.identity.as_deref())?;
+    // Our memory stays ours; the command's limits are its own.
+    if settings.proxy.core_dumps {
+        before.restore();
+    } else {
+        before.restore_limit();
+    }
     let key = let_in(&mut settings);
     telemetry::start(&settings.log);
     for warning in warnings {

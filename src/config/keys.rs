@@ -7,8 +7,8 @@ use serde::forward_to_deserialize_any;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AdminConfig, ApplicationConfig, ClientConfig, Config, FacadeConfig, HostConfig, IdentityConfig,
-    LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
+    AdminConfig, ApplicationConfig, AuditConfig, ClientConfig, Config, FacadeConfig, HostConfig,
+    IdentityConfig, LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -32,6 +32,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["facade"], fields::<FacadeConfig>()),
         (&["store"], fields::<StoreConfig>()),
         (&["admin"], fields::<AdminConfig>()),
+        (&["audit"], fields::<AuditConfig>()),
         (&["log"], fields::<LogConfig>()),
     ]
 }

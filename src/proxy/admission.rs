@@ -3,6 +3,7 @@
 //! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`, `policy`. Only [`Proxy::known`]
 //! waits, for the store, where a name is not known to this process yet.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -47,6 +48,8 @@ pub struct Entry {
     pub is_guarded: bool,
     /// Whether clients speak TLS there.
     pub tls: bool,
+    /// Who is at the other end of the connection, if that has an address.
+    pub peer: Option<SocketAddr>,
     /// Whose the connection is.
     pub caller: Caller,
 }
@@ -121,10 +124,12 @@ impl Proxy {
         entry: Entry,
         path: Option<&str>,
         pass: Option<&Pass>,
+        record: &mut Record,
     ) -> Result<(Whose, bool), ProxyError> {
         let selection = &self.admission.selection;
         let caller =
             selection.caller(&head.headers, pass, entry.caller).map_err(ProxyError::Denied)?;
+        record.called_by(caller);
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));

@@ -37,7 +37,7 @@ use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::proxy::error;
 use crate::proxy::malformed::MalformedCounts;
-use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy, Records};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::Identities;
@@ -82,7 +82,7 @@ pub(super) struct Blueprint {
     pub(super) request_head_timeout: Duration,
     pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
-    pub(super) log_requests: bool,
+    pub(super) records: Records,
     pub(super) clock: Clock,
 }
 
@@ -138,7 +138,7 @@ impl Worker {
             blueprint.names,
             Arc::clone(&blueprint.admission),
             &blueprint.links,
-            blueprint.log_requests,
+            blueprint.records,
         );
         Self {
             proxy: Rc::new(proxy),
@@ -267,6 +267,7 @@ impl Worker {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
+        let entry = Entry { peer: Some(peer), ..entry };
         match &self.inbound_tls {
             None => {
                 let entry = arrival::from_address(entry, peer, &self.admission);
@@ -373,7 +374,7 @@ impl Worker {
             let (version, standing) = (request.version(), busy.post().standing(&request));
             let answer = match standing {
                 Standing::Substitute(malformed) => {
-                    Either::Left(ready(worker.proxy.refuse(&request, malformed)))
+                    Either::Left(ready(worker.proxy.refuse(&request, entry, malformed)))
                 }
                 _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
             };

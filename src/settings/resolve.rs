@@ -23,9 +23,9 @@ use super::identity::{self, Endpoints, applications, identities};
 use super::policy::policy;
 use super::socket::{self, Access};
 use super::{
-    HostNames, IdentitySettings, LogFormat, LogSettings, Origin, Place, ProxySettings,
-    RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings, UpstreamSettings,
-    UrlProblem, Warning, tls,
+    AuditSettings, HostNames, IdentitySettings, LogFormat, LogSettings, Origin, Place,
+    ProxySettings, RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings,
+    UpstreamSettings, UrlProblem, Warning, tls,
 };
 use crate::config::{Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, UpstreamConfig};
 use crate::mark::{Mark, Marked};
@@ -88,6 +88,8 @@ pub(super) fn settings(
     let files = files_of(&upstream, sources.files());
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
+    let audit = file("audit.file", config.audit.file, directory)?;
+    let audit = audit.map(|file| AuditSettings { file });
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
     let settings = Settings {
@@ -100,6 +102,7 @@ pub(super) fn settings(
         facade,
         store,
         admin,
+        audit,
         log,
         files,
     };
@@ -201,6 +204,7 @@ fn proxy(
         )?,
         reload_on_change: config.reload_on_change.unwrap_or(true),
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
+        core_dumps: config.core_dumps.unwrap_or(false),
     })
 }
 

@@ -16,9 +16,10 @@ use tracing::{debug, info, warn};
 
 use super::budget::SET_BACK;
 use super::keeper::Keeper;
-use super::keeper::driver::{Driver, Surroundings};
+use super::keeper::driver::{Auditor, Driver, Surroundings};
 use super::lifecycle::keep_alive_due;
 use super::queue::Queue;
+use crate::audit::AuditLog;
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::secret::SecretKey;
@@ -56,6 +57,7 @@ pub struct Identities {
     hired: Mutex<UnboundedReceiver<IdentityId>>,
     /// Strangers are looked up a few at a time.
     lookups: Semaphore,
+    audit: Auditor,
 }
 
 impl fmt::Debug for Identities {
@@ -99,6 +101,7 @@ impl Identities {
             agency,
             hired: Mutex::new(hired),
             lookups: Semaphore::new(PARALLEL_LOOKUPS),
+            audit: Auditor { log: AuditLog::off(), command: "serve" },
         };
         for identity in settings {
             all.open_queue(&identity.application);
@@ -114,6 +117,13 @@ impl Identities {
         for application in applications {
             self.open_queue(application);
         }
+        self
+    }
+
+    /// What becomes of sessions is noted there, as done by `command`.
+    #[must_use]
+    pub fn audited(mut self, log: &AuditLog, command: &'static str) -> Self {
+        self.audit = Auditor { log: log.clone(), command };
         self
     }
 
@@ -300,6 +310,7 @@ impl Identities {
             endpoint: self.endpoint.clone(),
             queue: Arc::clone(&self.queues[keeper.client_id()]),
             clock: self.clock.clone(),
+            audit: self.audit.clone(),
             ending: ending.clone(),
         }
     }

@@ -2,9 +2,11 @@
 
 mod admin;
 mod attacks;
+mod audit;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod authority;
 mod browsers;
+mod canary;
 mod chromium;
 mod clients;
 mod commands;
@@ -14,6 +16,7 @@ mod crash;
 mod detour;
 mod doctor;
 mod drain;
+mod dumps;
 mod facade;
 mod fallback;
 mod fidelity;
@@ -22,6 +25,7 @@ mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
 mod framing;
+mod fuzzed;
 mod guard;
 mod herd;
 mod hosts;
@@ -49,6 +53,7 @@ mod program;
 mod random_requests;
 mod raw;
 mod readme;
+mod redirects;
 mod redis;
 mod redis_cluster;
 mod redis_failover;
@@ -77,6 +82,7 @@ mod supervised;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;
+mod threats;
 mod token_errors;
 mod tokens;
 mod transfer;
