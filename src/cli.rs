@@ -229,8 +229,13 @@ impl Cli {
             Command::Completions(flags) => manual::completions(&flags, &mut io::stdout().lock())?,
             Command::Man(flags) => manual::man(&flags, &mut io::stdout().lock())?,
             Command::Sandbox(args) => {
-                let until_asked = async { drop(serve::asked_to_end().await) };
-                serve::runtime()?.block_on(sandbox::run(args, until_asked))?;
+                serve::runtime()?.block_on(async {
+                    let mut signals = serve::Signals::listen()?;
+                    let until_asked = async move {
+                        signals.end().await;
+                    };
+                    sandbox::run(args, until_asked).await.map_err(Failure::from)
+                })?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -10,13 +10,12 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::Failure;
-use super::serve::asked_to_end;
+use super::serve::{Asked, Signals};
 use super::watch::Files;
 use crate::admin::reload::ReloadOrder;
 use crate::audit::{self, Decision, Reconfiguration};
@@ -84,17 +83,19 @@ impl<'a> Reign<'a> {
     /// Calls `draining` in between.
     pub(super) async fn until_asked_to_end(
         mut self,
+        mut signals: Signals,
         draining: impl FnOnce(),
     ) -> Result<(), Failure> {
-        let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
         let signal = loop {
             let event = tokio::select! {
                 biased;
-                signal = asked_to_end() => Event::End(signal.map_err(Failure::Signals)?),
-                Some(()) = hang_up.recv() => {
-                    self.follow_renames();
-                    Event::Reload("SIGHUP", None)
-                }
+                asked = signals.any() => match asked {
+                    Asked::ToEnd(signal) => Event::End(signal),
+                    Asked::ToReload => {
+                        self.follow_renames();
+                        Event::Reload("SIGHUP", None)
+                    }
+                },
                 order = self.service.reload_ordered() => Event::Reload("an operator", Some(order)),
                 () = changed(&mut self.files, self.watches, &self.clock) => {
                     Event::Reload("a changed file", None)
@@ -110,7 +111,7 @@ impl<'a> Reign<'a> {
                     // To end is possible while a new proxy waits for its tokens.
                     let outcome = tokio::select! {
                         biased;
-                        signal = asked_to_end() => break signal.map_err(Failure::Signals)?,
+                        signal = signals.end() => break signal,
                         outcome = self.reload(by) => outcome,
                     };
                     if let Some(order) = order {
@@ -131,7 +132,7 @@ impl<'a> Reign<'a> {
         };
         tokio::select! {
             () = all => {}
-            _ = asked_to_end() => return Err(Failure::Cut),
+            _ = signals.end() => return Err(Failure::Cut),
         }
         info!("ended");
         Ok(())

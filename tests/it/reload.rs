@@ -261,6 +261,50 @@ fn put(path: &Path, text: &str) {
 }
 
 #[tokio::test]
+async fn the_audit_log_outlives_it_and_says_what_came_of_it() {
+    let site = Site::new().await;
+    let file = site.files.path().join("audit.jsonl");
+    let audit = format!("[audit]\nfile = '{}'", file.display());
+    site.configure(USUAL, &audit);
+    let mut process = Process::start(&site.config()).await;
+    for _ in 0..3 {
+        assert_eq!(site.reload().await.0, 200);
+        assert_eq!(status(process.address(), "").await, 200);
+    }
+    site.configure("listne = 1", &audit);
+    let away = site.files.path().join("audit.1");
+    fs::rename(&file, &away).unwrap();
+    process.hang_up();
+    process.says("not reloaded").await;
+    process.terminate();
+    assert_eq!(process.ended().await.code(), Some(0));
+    let lines = |file: &Path| -> Vec<Value> {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (before, after) = (lines(&away), lines(&file));
+    let count = |is: fn(&Value) -> bool| before.iter().filter(|line| is(line)).count();
+    assert_eq!(count(|line| line["event"] == "request"), 3);
+    assert_eq!(count(|line| line["event"] == "operation" && line["path"] == "/reload"), 3);
+    let reloaded = |line: &Value| {
+        line["event"] == "operation"
+            && line["what"] == "reload"
+            && line["by"] == "an operator"
+            && line["decision"] == "allowed"
+    };
+    assert_eq!(count(reloaded), 3);
+    let after: Vec<_> = after.into_iter().map(without_time).collect();
+    let failed =
+        "{\"event\":\"operation\",\"what\":\"reload\",\"by\":\"SIGHUP\",\"decision\":\"failed\"}";
+    assert_eq!(after, [serde_json::from_str::<Value>(failed).unwrap()]);
+}
+
+fn without_time(mut line: Value) -> Value {
+    assert!(line.as_object_mut().unwrap().remove("time").is_some());
+    line
+}
+
+#[tokio::test]
 async fn the_command_says_what_came_of_it() {
     let site = Site::new().await;
     let process = site.start().await;
