@@ -12,6 +12,7 @@
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → token: one atomic load; only where there is none, wait for the keeper
+//! → throttle: is this group in a penalty, is it its turn; one atomic load where nothing is held
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
 //! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
 //!                 └─ 401 → replay::verdict → keeper.rejected(generation) → upstream.send, once more
@@ -65,6 +66,9 @@
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
+//! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced, shared by all threads; `pace` asks it |
+//! | [`proxy::throttle::operations`], [`proxy::throttle::groups`] | from a request to its operation (PURE) and its rate-limit group |
+//! | [`proxy::throttle::penalties`], [`proxy::throttle::window`], [`proxy::throttle::queue`], [`proxy::throttle::book`] | PURE: what is kept of one identity: silence asked for, places left, whose turn is next |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past; `proxy::public` says where that is |

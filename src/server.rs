@@ -29,6 +29,7 @@ use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
 use crate::proxy::selection::Selection;
+use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Entry, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::Identities;
@@ -68,6 +69,7 @@ impl Server {
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
+        throttle: Option<&Arc<Throttle>>,
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
@@ -78,6 +80,7 @@ impl Server {
             limits: limits(&settings.proxy),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
+            throttle: throttle.cloned(),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,

@@ -18,6 +18,7 @@ use tracing::info;
 use crate::admin::{Admin, AdminStartError};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
+use crate::proxy::throttle::Throttle;
 use crate::server::{Server, ServerError};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
@@ -72,9 +73,12 @@ impl Service {
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
         let tls = Arc::new(client_config(&trust(settings))?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
-        let server = Server::start(settings, &identities, &tls, clock)?;
+        let throttle = settings.proxy.throttle.as_ref();
+        let throttle = throttle.map(|throttle| Arc::new(Throttle::new(throttle, clock.clone())));
+        let server = Server::start(settings, &identities, &tls, throttle.as_ref(), clock)?;
         let admin = settings.admin.as_ref();
-        let admin = admin.map(|admin| Admin::start(admin, &identities, clock)).transpose()?;
+        let admin = admin.map(|it| Admin::start(it, &identities, throttle.as_ref(), clock));
+        let admin = admin.transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);
@@ -83,6 +87,7 @@ impl Service {
                     // An error says that the service was dropped, which ends it too.
                     () = identities.run(async { drop(ending.await) }) => {}
                     () = tell_when_ready(&identities) => {}
+                    () = pace(throttle) => {}
                 }
             }
         });
@@ -131,6 +136,14 @@ async fn tell_when_ready(identities: &Identities) {
     });
     join_all(each).await;
     pending::<()>().await;
+}
+
+/// Gives requests their turns, where they wait for them. It never returns.
+async fn pace(throttle: Option<Arc<Throttle>>) {
+    match throttle {
+        Some(throttle) => throttle.run().await,
+        None => pending().await,
+    }
 }
 
 /// The identities of `settings`, with their store and their token endpoint.

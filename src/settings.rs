@@ -88,6 +88,24 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// How RingCentral's limits are kept; `None` if that is the apps' affair.
+    pub throttle: Option<ThrottleSettings>,
+}
+
+/// How RingCentral's limits are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThrottleSettings {
+    /// How requests wait for their turns, if they do.
+    pub pacing: Option<PacingSettings>,
+}
+
+/// How requests wait for their turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacingSettings {
+    /// How long, unless the request says otherwise.
+    pub max_wait: Duration,
+    /// How many at a time.
+    pub max_queue: usize,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -207,6 +225,8 @@ pub struct ClientSettings {
     pub client_id: Option<String>,
     /// Whether links in its answers are led back to the proxy.
     pub rewrite_links: bool,
+    /// Turns per round, where requests wait for them.
+    pub priority: NonZeroU32,
 }
 
 /// `[facade]`: the OAuth endpoints, answered by the proxy itself.

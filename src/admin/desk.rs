@@ -24,6 +24,7 @@ use super::health::Health;
 use super::readiness::{Member, judge, serves};
 use crate::clock::Clock;
 use crate::metrics::Page;
+use crate::proxy::throttle::Throttle;
 use crate::settings::IdentitySettings;
 use crate::store::Enrolment;
 use crate::telemetry::chain;
@@ -45,6 +46,7 @@ const MOST_LINES: usize = 1000;
 /// Everything an answer is made from.
 pub(super) struct Desk {
     identities: Arc<Identities>,
+    throttle: Option<Arc<Throttle>>,
     configured: Vec<Arc<IdentitySettings>>,
     health: Health,
     gate: Gate,
@@ -93,6 +95,7 @@ impl Resource {
 impl Desk {
     pub(super) fn new(
         identities: Arc<Identities>,
+        throttle: Option<Arc<Throttle>>,
         gate: Gate,
         clock: Clock,
         phase: watch::Receiver<Phase>,
@@ -100,7 +103,7 @@ impl Desk {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, clock, phase }
+        Self { identities, throttle, configured, health, gate, clock, phase }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -164,7 +167,7 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let page = figures::page(&self.identities, &seen, &self.clock);
+        let page = figures::page(&self.identities, self.throttle.as_deref(), &seen, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::{Kind, Outcome, Page};
-use crate::token::identities::Identities;
+use crate::metrics::{Family, Hold, Kind, Outcome, Page, Throttling};
+use crate::proxy::throttle::Throttle;
+use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
 
@@ -20,7 +21,12 @@ const MOST_ADDED: usize = 100;
 const OTHER: &str = "_other";
 
 /// The page as it is now.
-pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> String {
+pub(super) fn page(
+    identities: &Arc<Identities>,
+    throttle: Option<&Throttle>,
+    seen: &Seen,
+    clock: &Clock,
+) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
     let mut added: Vec<_> = identities.added().map(|(_, keeper)| keeper).collect();
     let counts = [("configured", configured.len()), ("added", added.len())];
@@ -35,6 +41,9 @@ pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> 
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    if let Some(throttle) = throttle {
+        limits(&mut page, identities, throttle, clock.now());
+    }
     page.into_text()
 }
 
@@ -132,13 +141,63 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn limits(page: &mut Page, identities: &Identities, throttle: &Throttle, now: Timestamp) {
+    let added = identities.added().map(|(id, keeper)| (id, keeper.name()));
+    let mut named: Vec<_> =
+        identities.configured().map(|(id, keeper)| (id, keeper.name())).collect();
+    named.extend(added.take(MOST_ADDED));
+    let is_named = |id: IdentityId| named.iter().any(|(named, _)| *named == id);
+    let others: Vec<_> = identities.iter().map(|(id, _)| id).filter(|id| !is_named(*id)).collect();
+    let sum = |count: &dyn Fn(&Throttling) -> u64| {
+        let of = others.iter().filter_map(|id| throttle.figures(*id)).map(count).sum::<u64>();
+        of + count(throttle.other_figures())
+    };
+    let each = |family: &mut Family<'_>,
+                label: Option<(&str, &str)>,
+                count: &dyn Fn(&Throttling) -> u64| {
+        for (id, name) in &named {
+            let labels: Vec<_> = [("identity", *name)].into_iter().chain(label).collect();
+            family.sample(&labels, throttle.figures(*id).map_or(0, count));
+        }
+        let labels: Vec<_> = [("identity", OTHER)].into_iter().chain(label).collect();
+        family.sample(&labels, sum(count));
+    };
+    let name = "ringbearer_throttle_penalties_total";
+    let mut family = page.family(name, Kind::Counter, "Answers 429 of RingCentral's.");
+    each(&mut family, None, &Throttling::penalties);
+    let name = "ringbearer_throttle_held_total";
+    let mut family = page.family(name, Kind::Counter, "Requests that were not sent, by why.");
+    for why in Hold::ALL {
+        each(&mut family, Some(("reason", why.as_str())), &|figures| figures.held(why));
+    }
+    let name = "ringbearer_throttle_waiting";
+    let mut family = page.family(name, Kind::Gauge, "Requests that wait for their turns.");
+    each(&mut family, None, &Throttling::waiting);
+    let name = "ringbearer_rate_limit_remaining";
+    let help = "Requests left in a group, as RingCentral said within the last minute.";
+    let mut family = page.family(name, Kind::Gauge, help);
+    for (id, name) in &named {
+        let Some(figures) = throttle.figures(*id) else { continue };
+        for (group, label) in throttle.groups().names() {
+            if let Some(left) = figures.remaining(group.index(), now.unix_secs()) {
+                family.sample(&[("identity", name), ("group", label)], left);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
     use super::*;
     use crate::oauth::endpoint::scripted::Script;
-    use crate::settings::{ConfigSource, Overrides, Settings};
+    use crate::proxy::throttle::Want;
+    use crate::proxy::throttle::queue::Caller;
+    use crate::settings::{ConfigSource, Overrides, Settings, ThrottleSettings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
 
@@ -165,7 +224,7 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Clock::manual(NOW))
+        page(identities, None, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -213,5 +272,40 @@ mod tests {
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
+    }
+    #[tokio::test]
+    async fn limits_are_told_by_identity_and_group_and_their_series_are_bounded() {
+        let identities = identities();
+        enrol(&identities, 0..150).await;
+        let settings = ThrottleSettings { pacing: None };
+        let throttle = Arc::new(Throttle::new(&settings, Clock::manual(NOW)));
+        let target = "/restapi/v1.0/account/~/call-log".parse().unwrap();
+        let operation = throttle.operation(&Method::GET, &target, &HeaderMap::new());
+        let want = Want { operation, caller: Caller::ANYBODY, max_wait: Duration::ZERO };
+        let mut fields = HeaderMap::new();
+        fields.insert("x-rate-limit-group", HeaderValue::from_static("heavy"));
+        fields.insert("x-rate-limit-remaining", HeaderValue::from_static("0"));
+        for name in ["sales", "added-120"] {
+            let id = identities.find(name).unwrap();
+            let turn = throttle.at_once(id, &want, NOW).unwrap().unwrap();
+            throttle.after(turn, id, operation, StatusCode::TOO_MANY_REQUESTS, &fields, NOW);
+            throttle.at_once(id, &want, NOW).unwrap_err();
+        }
+        let seen = Seen { fault: None, left: Vec::new() };
+        let page = page(&identities, Some(&throttle), &seen, &Clock::manual(NOW));
+        for line in [
+            "ringbearer_throttle_penalties_total{identity=\"sales\"} 1",
+            "ringbearer_throttle_penalties_total{identity=\"support\"} 0",
+            "ringbearer_throttle_penalties_total{identity=\"_other\"} 1",
+            "ringbearer_throttle_held_total{identity=\"sales\",reason=\"penalty\"} 1",
+            "ringbearer_throttle_held_total{identity=\"_other\",reason=\"penalty\"} 1",
+            "ringbearer_throttle_waiting{identity=\"sales\"} 0",
+            "ringbearer_rate_limit_remaining{identity=\"sales\",group=\"heavy\"} 0",
+        ] {
+            assert!(page.contains(&format!("\n{line}\n")), "{line}\n{page}");
+        }
+        let of = |family: &str| page.lines().filter(|line| line.starts_with(family)).count();
+        assert_eq!(of("ringbearer_throttle_penalties_total{"), 103, "2, 100 added and the others");
+        assert_eq!(of("ringbearer_rate_limit_remaining{"), 1, "the others have none");
     }
 }

@@ -16,6 +16,7 @@ use super::record::Record;
 use super::routes::Site;
 use super::selection::{Asked, Chosen, Denied, Hint, Selection};
 use super::{Proxy, access};
+use crate::settings::ClientSettings;
 use crate::token::identities::IdentityId;
 
 /// Who gets in.
@@ -91,7 +92,7 @@ impl Proxy {
         }
     }
 
-    /// As whom a request is sent, and whether its client wants links led back.
+    /// As whom a request is sent, and by which client.
     pub(super) fn identity(
         &self,
         head: &Parts,
@@ -99,7 +100,7 @@ impl Proxy {
         entry: Entry,
         path: Option<&str>,
         pass: Option<&Pass>,
-    ) -> Result<(Whose, bool), ProxyError> {
+    ) -> Result<(Whose, Option<&ClientSettings>), ProxyError> {
         let selection = &self.admission.selection;
         let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
@@ -110,7 +111,7 @@ impl Proxy {
             Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
             whose => whose,
         };
-        Ok((whose, caller.is_none_or(|client| client.rewrite_links)))
+        Ok((whose, caller))
     }
 
     pub(super) fn whose(&self, chosen: Chosen<'_>) -> Result<Whose, ProxyError> {

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::facade::pass::Pass;
 use super::headers::Found;
 use super::routes::AS;
+use super::throttle::queue::Caller;
 use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
 
@@ -201,6 +202,15 @@ impl Selection {
         }
     }
 
+    /// Whose line a caller's requests wait in.
+    pub fn line(&self, caller: Option<&ClientSettings>) -> Caller {
+        let place =
+            caller.and_then(|caller| self.clients.iter().position(|it| it.name == caller.name));
+        let number = place.and_then(|place| u32::try_from(place).ok());
+        let weight = caller.map_or(1, |caller| caller.priority.get());
+        number.map_or(Caller::ANYBODY, |number| Caller { number, weight })
+    }
+
     fn client(&self, key: &[u8]) -> Option<&ClientSettings> {
         let shown = KeyDigest::of(key);
         // All of them are compared, so that the time tells nothing.
@@ -276,13 +286,22 @@ fn shown_key(fields: &HeaderMap) -> Option<Zeroizing<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use http::HeaderValue;
 
     use super::*;
 
     fn client(name: &str, keys: &[&str], identities: Bound) -> ClientSettings {
         let keys = keys.iter().map(|key| KeyDigest::of(key.as_bytes())).collect();
-        ClientSettings { name: name.into(), keys, identities, client_id: None, rewrite_links: true }
+        ClientSettings {
+            name: name.into(),
+            keys,
+            identities,
+            client_id: None,
+            rewrite_links: true,
+            priority: NonZeroU32::MIN,
+        }
     }
 
     fn selection() -> Selection {
@@ -508,5 +527,22 @@ mod tests {
         assert_eq!(chosen(None, "any", Some(0), "support"), Ok("support".into()));
         assert_eq!(chosen(None, "any", Some(0), "hr"), Ok("sales".into()), "its usual one");
         assert_eq!(chosen(None, "any", Some(1), "hr"), Ok("hr".into()));
+    }
+
+    #[test]
+    fn each_client_has_a_line_of_its_own_and_turns_by_its_priority() {
+        let mut selection = selection();
+        selection.clients[1].priority = NonZeroU32::new(5).unwrap();
+        let caller = |key: &'static str| {
+            let fields = [(API_KEY, HeaderValue::from_static(key))].into_iter().collect();
+            selection.line(selection.caller(&fields, None).unwrap())
+        };
+        assert_eq!(caller("key-1"), caller("key-2"), "both are billing's");
+        assert_eq!(caller("key-1"), Caller { number: 0, weight: 1 });
+        assert_eq!(caller("key-3"), Caller { number: 1, weight: 5 });
+        assert_eq!(open().line(None), Caller::ANYBODY);
+        let pass = pass(Some("operator"), "hr");
+        let holder = selection.caller(&HeaderMap::new(), Some(&pass)).unwrap();
+        assert_eq!(selection.line(holder), Caller { number: 1, weight: 5 }, "by a token");
     }
 }

@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
+use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
@@ -64,6 +65,7 @@ pub(super) struct Blueprint {
     pub(super) limits: Limits,
     pub(super) names: Names,
     pub(super) admission: Arc<Admission>,
+    pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) links: Links,
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
@@ -120,6 +122,7 @@ impl Worker {
             blueprint.limits,
             blueprint.names,
             blueprint.admission,
+            blueprint.throttle,
             &blueprint.links,
             blueprint.log_requests,
         );

@@ -1,9 +1,10 @@
 //! Clients: who may call, shown by a key of which only the digest is configured.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use super::identity::check_name;
-use super::resolve::non_empty;
+use super::resolve::{non_empty, within};
 use super::{Bound, ClientSettings, IdentitySettings, SettingsError, Warning};
 use crate::config::ClientConfig;
 use crate::key::KeyDigest;
@@ -38,12 +39,15 @@ fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsEr
             cure: "it is the digest of the key that the client shows; `ringbearer keygen` makes both",
         });
     }
+    let priority = config.priority.unwrap_or(NonZeroU32::MIN);
+    within("priority", &priority.get(), &1, &1000, ToString::to_string)?;
     Ok(ClientSettings {
         name: name.to_owned(),
         keys,
         identities: bound(config.identities)?,
         client_id: non_empty("client_id", config.client_id)?,
         rewrite_links: config.rewrite_links.unwrap_or(true),
+        priority,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,9 @@ use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
 use super::{
-    HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
-    RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, PacingSettings,
+    ProxySettings, RedisSettings, Settings, SettingsError, StoreSettings, ThrottleSettings,
+    UpstreamSettings, UrlProblem, Warning,
 };
 use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
 use crate::secret::{Environment, Sources};
@@ -81,6 +82,7 @@ fn proxy(
     directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
+    let throttle = throttle(&config)?;
     let listen = config.listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]);
     let addresses: Vec<_> = listen.iter().chain(own).copied().collect();
     let open = Open {
@@ -120,6 +122,7 @@ fn proxy(
             24 * HOUR,
         )?,
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
+        throttle,
     })
 }
 
@@ -139,6 +142,20 @@ fn host_names(
 fn cors_origins(written: Vec<String>) -> Result<Vec<Origin>, SettingsError> {
     let origin = |text: String| Origin::parse(&text).map_err(|_| SettingsError::CorsOrigin);
     written.into_iter().map(origin).collect()
+}
+
+fn throttle(config: &ProxyConfig) -> Result<Option<ThrottleSettings>, SettingsError> {
+    let paces = config.pacing.unwrap_or(false);
+    let max_wait = time("proxy.max_wait", config.max_wait, 10 * SECOND, 10 * MINUTE)?;
+    let max_queue = config.max_queue.map_or(1000, NonZeroU32::get);
+    within("proxy.max_queue", &max_queue, &1, &100_000, ToString::to_string)?;
+    if !config.throttle.unwrap_or(true) {
+        let (key, with) = ("proxy.pacing", "proxy.throttle = true");
+        return if paces { Err(SettingsError::UselessWithout { key, with }) } else { Ok(None) };
+    }
+    let max_queue = usize::try_from(max_queue).unwrap_or(usize::MAX);
+    let pacing = paces.then_some(PacingSettings { max_wait, max_queue });
+    Ok(Some(ThrottleSettings { pacing }))
 }
 
 /// Whom the listeners let in.

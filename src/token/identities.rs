@@ -27,7 +27,7 @@ use crate::store::{Change, Enrolment, StoreError, Surveyed, TokenStore};
 use crate::telemetry::chain;
 
 /// Which identity, as an index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityId(u32);
 
 impl IdentityId {

@@ -63,6 +63,7 @@ mod streaming;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;
+mod throttle;
 mod token_errors;
 mod tokens;
 mod transfer;

@@ -161,6 +161,12 @@ const APPENDED: &[(&str, &str)] = &[
         "proxy.listen 0.0.0.0:8080 can be reached from other machines, and whoever reaches it acts as the identity: \
          listen on 127.0.0.1, add a [client.NAME] so that callers show a key, or set proxy.allow_remote_clients = true if the network keeps strangers out",
     ),
+    (
+        "[proxy]\nthrottle = false\npacing = true",
+        "proxy.pacing is of use only with proxy.throttle = true: add proxy.throttle = true or remove proxy.pacing",
+    ),
+    ("[proxy]\nmax_wait = '1h'", "proxy.max_wait is 1h: it must be between 1ms and 10m"),
+    ("[proxy]\nmax_queue = 200000", "proxy.max_queue is 200000: it must be between 1 and 100000"),
     ("[proxy]\ntoken_wait = '0s'", "proxy.token_wait is 0s: it must be between 1ms and 10m"),
     (
         "[upstream]\nresponse_timeout = '2 days'",
