@@ -56,6 +56,7 @@
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
 //! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`], a server or a cluster of them; [`store::memory`] |
+//! | [`store::redis::limits`] | what proxies share of RingCentral's limits: places of a window, penalties |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
@@ -69,6 +70,7 @@
 //! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced, shared by all threads; `pace` asks it |
 //! | [`proxy::throttle::operations`], [`proxy::throttle::groups`] | from a request to its operation (PURE) and its rate-limit group |
 //! | [`proxy::throttle::penalties`], [`proxy::throttle::window`], [`proxy::throttle::queue`], [`proxy::throttle::book`] | PURE: what is kept of one identity: silence asked for, places left, whose turn is next |
+//! | [`proxy::throttle::share`] | PURE: one process's part of a window that several share; `sharing` speaks to the store |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past; `proxy::public` says where that is |

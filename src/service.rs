@@ -24,6 +24,7 @@ use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
+use crate::store::redis::limits::SharedLimits;
 use crate::store::{StoreError, TokenStore};
 use crate::token::Generation;
 use crate::token::identities::Identities;
@@ -60,6 +61,7 @@ pub enum StartError {
 pub struct Service {
     server: Server,
     identities: Arc<Identities>,
+    throttle: Option<Arc<Throttle>>,
     keepers: JoinHandle<()>,
     end_keepers: oneshot::Sender<()>,
     admin: Option<Admin>,
@@ -74,24 +76,31 @@ impl Service {
         let tls = Arc::new(client_config(&trust(settings))?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
         let throttle = settings.proxy.throttle.as_ref();
-        let throttle = throttle.map(|throttle| Arc::new(Throttle::new(throttle, clock.clone())));
+        let throttle = throttle.map(|throttle| Throttle::new(throttle, clock.clone()));
+        let throttle = match (throttle, &settings.store) {
+            (Some(throttle), StoreSettings::Redis { server, .. }) => {
+                Some(throttle.shared(SharedLimits::open(server)?))
+            }
+            (throttle, _) => throttle,
+        };
+        let throttle = throttle.map(Arc::new);
         let server = Server::start(settings, &identities, &tls, throttle.as_ref(), clock)?;
         let admin = settings.admin.as_ref();
         let admin = admin.map(|it| Admin::start(it, &identities, throttle.as_ref(), clock));
         let admin = admin.transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
-            let identities = Arc::clone(&identities);
+            let (identities, throttle) = (Arc::clone(&identities), throttle.clone());
             async move {
                 tokio::select! {
                     // An error says that the service was dropped, which ends it too.
                     () = identities.run(async { drop(ending.await) }) => {}
                     () = tell_when_ready(&identities) => {}
-                    () = pace(throttle) => {}
+                    () = pace(throttle, &identities) => {}
                 }
             }
         });
-        Ok(Self { server, identities, keepers, end_keepers, admin })
+        Ok(Self { server, identities, throttle, keepers, end_keepers, admin })
     }
 
     /// Where it listens.
@@ -107,6 +116,11 @@ impl Service {
     /// Whose tokens it keeps.
     pub fn identities(&self) -> &Arc<Identities> {
         &self.identities
+    }
+
+    /// What keeps to RingCentral's limits, if anything does.
+    pub fn throttle(&self) -> Option<&Arc<Throttle>> {
+        self.throttle.as_ref()
     }
 
     /// Drains, finishes what has been begun, and returns.
@@ -138,10 +152,10 @@ async fn tell_when_ready(identities: &Identities) {
     pending::<()>().await;
 }
 
-/// Gives requests their turns, where they wait for them. It never returns.
-async fn pace(throttle: Option<Arc<Throttle>>) {
+/// Gives requests their turns, where they wait for them, and tells other proxies. It never returns.
+async fn pace(throttle: Option<Arc<Throttle>>, identities: &Identities) {
     match throttle {
-        Some(throttle) => throttle.run().await,
+        Some(throttle) => throttle.run(identities).await,
         None => pending().await,
     }
 }

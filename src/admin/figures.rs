@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Family, Hold, Kind, Outcome, Page, Throttling};
-use crate::proxy::throttle::Throttle;
+use crate::proxy::throttle::{SharingFigures, Throttle};
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -173,6 +173,9 @@ fn limits(page: &mut Page, identities: &Identities, throttle: &Throttle, now: Ti
     let name = "ringbearer_throttle_waiting";
     let mut family = page.family(name, Kind::Gauge, "Requests that wait for their turns.");
     each(&mut family, None, &Throttling::waiting);
+    if let Some(sharing) = throttle.sharing_figures() {
+        shared_limits(page, sharing);
+    }
     let name = "ringbearer_rate_limit_remaining";
     let help = "Requests left in a group, as RingCentral said within the last minute.";
     let mut family = page.family(name, Kind::Gauge, help);
@@ -184,6 +187,23 @@ fn limits(page: &mut Page, identities: &Identities, throttle: &Throttle, now: Ti
             }
         }
     }
+}
+
+/// How the proxies on one store share limits.
+fn shared_limits(page: &mut Page, sharing: SharingFigures) {
+    let name = "ringbearer_throttle_shared";
+    let help = "Whether limits are shared by the store; else each proxy keeps to its own part.";
+    page.family(name, Kind::Gauge, help).sample(&[], u8::from(sharing.is_up));
+    let name = "ringbearer_throttle_replicas";
+    page.family(name, Kind::Gauge, "Proxies that share limits.").sample(&[], sharing.replicas);
+    let name = "ringbearer_throttle_exchanges_total";
+    let help = "How often the store was asked for places, by whether it answered.";
+    let mut family = page.family(name, Kind::Counter, help);
+    family.sample(&[("outcome", "answered")], sharing.answered);
+    family.sample(&[("outcome", "failed")], sharing.failed);
+    let name = "ringbearer_throttle_penalties_heard_total";
+    page.family(name, Kind::Counter, "Penalties that other proxies have met.")
+        .sample(&[], sharing.heard);
 }
 
 #[cfg(test)]

@@ -13,11 +13,12 @@ pub mod groups;
 pub mod operations;
 pub mod penalties;
 pub mod queue;
+pub mod share;
+mod sharing;
 mod turn;
 pub mod window;
 
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -28,13 +29,17 @@ use tokio::sync::{Notify, oneshot};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Hold, Throttling};
 use crate::settings::ThrottleSettings;
+use crate::store::redis::limits::SharedLimits;
 use crate::token::identities::IdentityId;
 use answer::Said;
-use book::{Book, Obstacle};
+use book::{Book, Obstacle, Pool};
 use groups::{Group, Groups};
 use operations::{Operation, Operations};
 use penalties::{Begun, Scope};
 use queue::Caller;
+use share::Message;
+use sharing::Sharing;
+pub use sharing::SharingFigures;
 pub use turn::{Turn, Waiting};
 use window::Quota;
 
@@ -56,6 +61,8 @@ pub struct Throttle {
     meters: Box<[OnceLock<Box<Throttling>>]>,
     others: Throttling,
     pacing: Option<Pacing>,
+    /// None where the store is this process's alone.
+    sharing: Option<Sharing>,
     clock: Clock,
 }
 
@@ -68,7 +75,14 @@ struct Ward {
     books: Mutex<Books>,
 }
 
-type Books = BTreeMap<IdentityId, Book<oneshot::Sender<Turn>>>;
+type Books = BTreeMap<IdentityId, Book<Waiter>>;
+
+/// Who waits for a turn, and until when.
+#[derive(Debug)]
+struct Waiter {
+    turn: oneshot::Sender<Turn>,
+    deadline: Timestamp,
+}
 
 /// What waits.
 #[derive(Debug)]
@@ -126,7 +140,14 @@ impl Throttle {
         });
         let wards = (0..WARDS).map(|_| Ward::default()).collect();
         let meters = (0..MOST_METERS).map(|_| OnceLock::new()).collect();
-        Self { operations, groups, wards, meters, others: Throttling::default(), pacing, clock }
+        let (others, sharing) = (Throttling::default(), None);
+        Self { operations, groups, wards, meters, others, pacing, sharing, clock }
+    }
+
+    /// The same, with what other processes know.
+    #[must_use]
+    pub fn shared(self, limits: SharedLimits) -> Self {
+        Self { sharing: Some(Sharing::new(limits)), ..self }
     }
 
     /// Which operation a request asks for.
@@ -156,7 +177,11 @@ impl Throttle {
     ) -> Result<Option<Turn>, Held> {
         if self.pacing.is_some() {
             let groups = self.groups_of(want.operation);
-            let entered = self.books(identity).entry(identity).or_default().enter(&groups, now);
+            let entered = self.books(identity).entry(identity).or_default().enter(
+                &groups,
+                self.pool(now),
+                now,
+            );
             return Ok(entered.ok().map(|()| Turn::new(self, identity, groups[0])));
         }
         if self.is_quiet(identity, now) {
@@ -180,7 +205,7 @@ impl Throttle {
         let groups = self.groups_of(want.operation);
         let mut books = self.books(identity);
         let book = books.entry(identity).or_default();
-        let Err(obstacle) = book.enter(&groups, now) else {
+        let Err(obstacle) = book.enter(&groups, self.pool(now), now) else {
             drop(books);
             return Ok(Verdict::Send(Turn::new(self, identity, groups[0])));
         };
@@ -196,7 +221,7 @@ impl Throttle {
         }
         let (number, (turn, given)) =
             (pacing.tickets.fetch_add(1, Ordering::Relaxed), oneshot::channel());
-        book.wait(groups[0], want.caller, number, turn);
+        book.wait(groups[0], want.caller, number, Waiter { turn, deadline });
         drop(books);
         pacing.waiting.fetch_add(1, Ordering::Relaxed);
         self.meter(identity).wait(true);
@@ -209,7 +234,7 @@ impl Throttle {
         let groups = self.groups_of(want.operation);
         let mut books = self.books(identity);
         let book = books.entry(identity).or_default();
-        let (why, retry_in) = match book.enter(&groups, now) {
+        let (why, retry_in) = match book.enter(&groups, self.pool(now), now) {
             Ok(()) => {
                 book.give_back(groups[0]);
                 (Hold::Turn, Duration::ZERO)
@@ -274,6 +299,9 @@ impl Throttle {
         let Some(book) = books.get_mut(&identity) else { return };
         book.penalties.rescope(begun, scope);
         drop(books);
+        if let Some(sharing) = &self.sharing {
+            sharing.tell(identity, begun, scope);
+        }
         // A duplicate holds nobody, so somebody may go.
         self.hand_out(identity, now);
     }
@@ -293,46 +321,48 @@ impl Throttle {
         &self.others
     }
 
-    /// Gives those who wait their turns as time passes. It never returns.
-    pub async fn run(self: &Arc<Self>) {
-        let Some(pacing) = &self.pacing else { return pending().await };
-        loop {
-            let now = self.clock.now();
-            let next = (0..WARDS).filter_map(|ward| self.pass(ward, now)).min();
-            let until = next.unwrap_or(now + SWEEP).min(now + SWEEP);
-            tokio::select! {
-                biased;
-                () = pacing.changed.notified() => {}
-                () = self.clock.sleep_until(until) => {}
-            }
-        }
+    /// How it goes with what processes share, if they do.
+    pub fn sharing_figures(&self) -> Option<SharingFigures> {
+        self.sharing.as_ref().map(Sharing::figures)
     }
 
-    /// Gives turns in one ward, and says when that is next to be done.
-    fn pass(self: &Arc<Self>, ward: usize, now: Timestamp) -> Option<Timestamp> {
+    fn pool(&self, now: Timestamp) -> Pool {
+        self.sharing.as_ref().map_or(Pool::Alone, |sharing| sharing.pool(now))
+    }
+
+    /// Gives turns in one ward, and says when that is next to be done, and what to tell the store.
+    fn pass(
+        self: &Arc<Self>,
+        ward: usize,
+        now: Timestamp,
+    ) -> (Option<Timestamp>, Vec<(IdentityId, Group, Message)>) {
+        let pool = self.pool(now);
         let mut books = lock(&self.wards[ward].books);
         let mut due = Vec::new();
         books.retain(|identity, book| {
             due.extend(
-                book.due(now).into_iter().map(|(group, waiting)| (*identity, group, waiting)),
+                book.due(pool, now).into_iter().map(|(group, waiter)| (*identity, group, waiter)),
             );
             !book.is_over(now)
         });
-        let next = books.values_mut().filter_map(|book| book.next(now)).min();
+        let (messages, settles) = self.words(&mut books, now);
+        let hears = self.sharing.as_ref().is_some_and(Sharing::is_up);
+        let next = books.values_mut().filter_map(|book| book.next(pool, hears, now)).min();
         drop(books);
-        for (identity, group, waiting) in due {
-            self.give(identity, group, waiting);
+        for (identity, group, waiter) in due {
+            self.give(identity, group, waiter);
         }
-        next
+        (next.into_iter().chain(settles).min(), messages)
     }
 
     /// Gives one identity's turns: a place has become free.
     fn hand_out(self: &Arc<Self>, identity: IdentityId, now: Timestamp) {
+        let pool = self.pool(now);
         let mut books = self.books(identity);
-        let due = books.get_mut(&identity).map(|book| book.due(now)).unwrap_or_default();
+        let due = books.get_mut(&identity).map(|book| book.due(pool, now)).unwrap_or_default();
         drop(books);
-        for (group, waiting) in due {
-            self.give(identity, group, waiting);
+        for (group, waiter) in due {
+            self.give(identity, group, waiter);
         }
         if let Some(pacing) = &self.pacing
             && pacing.waiting.load(Ordering::Relaxed) > 0
@@ -341,9 +371,9 @@ impl Throttle {
         }
     }
 
-    fn give(self: &Arc<Self>, identity: IdentityId, group: Group, waiting: oneshot::Sender<Turn>) {
+    fn give(self: &Arc<Self>, identity: IdentityId, group: Group, waiter: Waiter) {
         // Whoever has gone meanwhile leaves the turn here, and dropping it gives it to the next.
-        drop(waiting.send(Turn::new(self, identity, group)));
+        drop(waiter.turn.send(Turn::new(self, identity, group)));
     }
 
     /// An answer to a request that had its turn in `lane`, and belongs to `group`.
@@ -417,6 +447,27 @@ impl Throttle {
         drop(books);
         self.meter(identity).begin();
         begun
+    }
+
+    /// Another process has met a penalty, of one group or of all.
+    fn hold(
+        self: &Arc<Self>,
+        identity: IdentityId,
+        group: Option<Group>,
+        length: Duration,
+        now: Timestamp,
+    ) {
+        let ward = self.ward(identity);
+        let mut books = lock(&ward.books);
+        let book = books.entry(identity).or_default();
+        match group {
+            Some(group) => drop(book.penalties.begin(group, length, now)),
+            None => book.penalties.begin_all(length, now),
+        }
+        let until = book.penalties.last_end(now).map_or(0, Timestamp::unix_millis);
+        ward.until.fetch_max(until, Ordering::Release);
+        drop(books);
+        self.hand_out(identity, now);
     }
 
     fn held(&self, identity: IdentityId, why: Hold, group: Group, wait: Duration) -> Held {

@@ -64,6 +64,7 @@ mod streaming;
 mod support;
 mod tap;
 mod throttle;
+mod throttle_shared;
 mod token_errors;
 mod tokens;
 mod transfer;

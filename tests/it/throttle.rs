@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::Client;
+use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::{Arrival, Fault, FaultKind, Place, Rules};
 use tokio::task::JoinSet;
 
@@ -433,4 +434,61 @@ async fn who_goes_away_while_waiting_leaves_its_place_to_the_next() {
     }
     assert_eq!(next.await.unwrap().unwrap().status(), 200);
     environment.finish().await;
+}
+
+/// Two clients' requests wait, `batch`'s 30 first; how many of each go in each lot of ten.
+async fn lots(priority: u32, others: usize) -> Vec<(usize, usize)> {
+    let digest = |key: &str| format!("{}", KeyDigest::of(key.as_bytes()));
+    let clients = format!(
+        "\n[client.batch]\nkey_sha256 = \"{}\"\nidentities = \"*\"\n\
+         [client.person]\nkey_sha256 = \"{}\"\nidentities = \"*\"\npriority = {priority}\n",
+        digest("batch"),
+        digest("person")
+    );
+    let wishes = paced("");
+    let identity = format!("{}{clients}", wishes.identity);
+    let environment = Environment::with(Wishes { identity, ..wishes }).await;
+    let throttle = environment.proxy().throttle().unwrap();
+    let identity = environment.proxy().identities().find("test").unwrap();
+    let request = |key: &str, n: usize| {
+        let url = environment.url(&format!("{HEAVY}?{key}={n}"));
+        let shown = if key == "person" { key } else { "batch" };
+        let request = environment.client.get(url).header("x-api-key", shown);
+        request.header("x-ringbearer-identity", "test").header("x-ringbearer-max-wait", "600")
+    };
+    for n in 0..10 {
+        assert_eq!(request("first", n).send().await.unwrap().status(), 200);
+    }
+    let mut waiting = JoinSet::new();
+    let total = 30 + others;
+    for (key, upto) in [("batch", 30), ("person", total)] {
+        for n in waiting.len()..upto {
+            let request = request(key, n);
+            waiting.spawn(async move { request.send().await.unwrap().status().as_u16() });
+        }
+        while throttle.figures(identity).unwrap().waiting() < upto as u64 {
+            settle().await;
+        }
+    }
+    let mut lots = Vec::new();
+    while !waiting.is_empty() {
+        environment.clock.advance(Duration::from_millis(60_010));
+        for _ in 0..waiting.len().min(10) {
+            assert_eq!(waiting.join_next().await.unwrap().unwrap(), 200);
+        }
+        let log = environment.control().log();
+        let of =
+            |key: &str| log.iter().filter(|it| it.target.contains(&format!("?{key}="))).count();
+        let before = lots.iter().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        lots.push((of("batch") - before.0, of("person") - before.1));
+    }
+    assert_eq!(environment.control().counts().api_429, 0);
+    environment.finish().await;
+    lots
+}
+
+#[tokio::test]
+async fn clients_take_turns_by_their_priorities() {
+    assert_eq!(lots(1, 5).await, [(5, 5), (10, 0), (10, 0), (5, 0)], "as many as it, while it has");
+    assert_eq!(lots(3, 12).await, [(3, 7), (5, 5), (10, 0), (10, 0), (2, 0)], "three for one");
 }

@@ -143,7 +143,7 @@ impl Groups {
     }
 
     /// The group of that name; none if it is no name, or there are too many.
-    fn named(&self, name: &[u8]) -> Option<GroupId> {
+    pub(super) fn named(&self, name: &[u8]) -> Option<GroupId> {
         let name = std::str::from_utf8(name.trim_ascii()).ok()?;
         let is_name = (1..=LONGEST_NAME).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_graphic());

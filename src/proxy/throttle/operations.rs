@@ -38,6 +38,12 @@ impl Operation {
         if self.0 & STRANGE == 0 { usize::try_from(self.0).ok() } else { None }
     }
 
+    /// The one of this number, where `count` are in the table.
+    pub(super) fn of_number(number: u64, count: usize) -> Option<Self> {
+        let operation = Self(number);
+        operation.place().is_none_or(|place| place < count).then_some(operation)
+    }
+
     /// Tells it from every other.
     pub(super) const fn number(self) -> u64 {
         self.0
@@ -134,6 +140,11 @@ impl Operations {
             let parameter = node.parameter.filter(|_| !segment.is_empty())?;
             self.under(parameter, rest, method)
         })
+    }
+
+    /// How many there are.
+    pub(super) const fn count(&self) -> usize {
+        self.groups.len()
     }
 
     /// The group that the descriptions put each operation in, in their order; `None` for no limit.

@@ -75,6 +75,11 @@ impl Begun {
     pub const fn group(&self) -> Group {
         self.group
     }
+
+    /// When it ends.
+    pub const fn until(&self) -> Timestamp {
+        self.penalty.until
+    }
 }
 
 impl Penalties {
@@ -105,14 +110,23 @@ impl Penalties {
         Begun { group, penalty, before }
     }
 
+    /// All groups are to be silent for so long.
+    pub fn begin_all(&mut self, length: Duration, now: Timestamp) {
+        self.hold_all(Penalty { since: now, until: now + length });
+    }
+
+    fn hold_all(&mut self, penalty: Penalty) {
+        let longer = |known: &Penalty| known.until > penalty.until;
+        self.everything = Some(self.everything.filter(longer).unwrap_or(penalty));
+    }
+
     /// The code of that 429 was read.
     pub fn rescope(&mut self, begun: &Begun, scope: Scope) {
         if scope == Scope::Group {
             return;
         }
         if scope == Scope::Everything {
-            let longer = |known: &Penalty| known.until > begun.penalty.until;
-            self.everything = Some(self.everything.filter(longer).unwrap_or(begun.penalty));
+            self.hold_all(begun.penalty);
         }
         // Somebody else's 429 may have prolonged it meanwhile: then it stays.
         let is_ours = |entry: &(Group, Penalty)| *entry == (begun.group, begun.penalty);

@@ -91,6 +91,19 @@ impl<T> Queue<T> {
         Some(waiting)
     }
 
+    /// Takes out all who are meant.
+    pub fn part(&mut self, is_meant: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut parted = Vec::new();
+        for line in &mut self.lines {
+            let all = std::mem::take(&mut line.waiting);
+            let (gone, stay) = all.into_iter().partition(|(_, waiting)| is_meant(waiting));
+            line.waiting = stay;
+            parted.extend(VecDeque::into_iter(gone).map(|(_, waiting)| waiting));
+        }
+        self.length -= parted.len();
+        parted
+    }
+
     /// Takes out who has this ticket, if they wait still.
     pub fn remove(&mut self, ticket: u64) -> Option<T> {
         self.lines.iter_mut().find_map(|line| {

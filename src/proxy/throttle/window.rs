@@ -35,6 +35,8 @@ pub struct Window {
     in_flight: u32,
     /// When answers were read, within the window.
     done: VecDeque<Timestamp>,
+    /// The number of the first of them.
+    first: u64,
     /// Other programs' requests, and until when they count.
     others: Option<(u32, Timestamp)>,
 }
@@ -54,6 +56,18 @@ impl Window {
     /// Takes a place if there is one.
     pub fn take(&mut self, now: Timestamp) -> bool {
         let free = self.is_free(now);
+        self.in_flight += u32::from(free);
+        free
+    }
+
+    /// Takes a place that was had elsewhere.
+    pub fn occupy(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// Takes a place if there is one in this process's part, of so many equal parts.
+    pub fn take_part(&mut self, parts: u32, now: Timestamp) -> bool {
+        let free = self.is_part_free(parts, now);
         self.in_flight += u32::from(free);
         free
     }
@@ -111,6 +125,69 @@ impl Window {
         ours.into_iter().chain(others).min()
     }
 
+    /// The same in one of so many parts.
+    pub fn part_opens_at(&mut self, parts: u32, now: Timestamp) -> Option<Timestamp> {
+        if self.is_part_free(parts, now) {
+            return Some(now);
+        }
+        let Allowance::Limit { requests, window } = self.allowance else { return None };
+        let goes = |over: u32| match over.checked_sub(1) {
+            None => Some(now),
+            Some(last) => Some(*self.done.get(last as usize)? + window + GRAIN),
+        };
+        let next = self.own() + 1;
+        let over_part = next.saturating_sub(part(requests, parts));
+        let over_all = (next + self.foreign()).saturating_sub(requests);
+        let with_others = goes(over_part.max(over_all));
+        let without = self.others.and_then(|(_, until)| Some(goes(over_part)?.max(until)));
+        with_others.into_iter().chain(without).min().filter(|at| *at > now)
+    }
+
+    /// Requests that are under way.
+    pub const fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Requests per window, if there is a limit and it is known.
+    pub const fn limit(&self) -> Option<u32> {
+        match self.allowance {
+            Allowance::Limit { requests, .. } => Some(requests),
+            Allowance::Unknown | Allowance::None => None,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_unlimited(&self) -> bool {
+        self.allowance == Allowance::None
+    }
+
+    /// Whether any request counts still, or is under way.
+    pub fn has_any(&self) -> bool {
+        self.own() > 0
+    }
+
+    /// Somebody else has found the limit out; 0 is none.
+    pub fn adopt(&mut self, limit: u32, window: Duration) {
+        self.allowance = match limit {
+            1..=MOST => Allowance::Limit { requests: limit, window },
+            _ => Allowance::None,
+        };
+    }
+
+    /// How many were answered before now.
+    pub fn answered_count(&self) -> u64 {
+        self.first + self.done.len() as u64
+    }
+
+    /// How long ago those were answered that have this number or a later one and count still, and the
+    /// number of the first of them.
+    pub fn answered_since(&mut self, number: u64, now: Timestamp) -> (u64, Vec<Duration>) {
+        self.forget(now);
+        let first = number.max(self.first);
+        let skipped = usize::try_from(first - self.first).unwrap_or(usize::MAX);
+        (first, self.done.iter().skip(skipped).map(|at| at.until(now)).collect())
+    }
+
     /// How long `count` requests take at least.
     pub fn time_for(&self, count: usize) -> Duration {
         match self.allowance {
@@ -133,10 +210,21 @@ impl Window {
         match self.allowance {
             Allowance::Unknown => self.in_flight == 0,
             Allowance::None => true,
-            Allowance::Limit { requests, .. } => {
-                self.own() + self.others.map_or(0, |(count, _)| count) < requests
-            }
+            Allowance::Limit { requests, .. } => self.own() + self.foreign() < requests,
         }
+    }
+
+    /// Others have the other parts. What they use is not known but by answers, so that after a
+    /// minute without any the next one is waited for.
+    fn is_part_free(&mut self, parts: u32, now: Timestamp) -> bool {
+        self.forget(now);
+        let Allowance::Limit { requests, .. } = self.allowance else { return self.is_free(now) };
+        let is_informed = !self.done.is_empty() || self.in_flight == 0;
+        is_informed && self.own() < part(requests, parts) && self.own() + self.foreign() < requests
+    }
+
+    fn foreign(&self) -> u32 {
+        self.others.map_or(0, |(count, _)| count)
     }
 
     fn own(&self) -> u32 {
@@ -151,6 +239,7 @@ impl Window {
 
     fn forget(&mut self, now: Timestamp) {
         let Allowance::Limit { window, .. } = self.allowance else {
+            self.first += self.done.len() as u64;
             self.done.clear();
             self.others = None;
             return;
@@ -160,10 +249,16 @@ impl Window {
         let whole = window + GRAIN;
         while self.done.front().is_some_and(|at| *at + whole <= now) {
             self.done.pop_front();
+            self.first += 1;
         }
         self.others = self.others.filter(|(_, until)| now < *until);
         self.others = self.others.map(|(count, until)| (count, until.min(now + whole)));
     }
+}
+
+/// One of so many equal parts of a limit, and at least one request.
+fn part(requests: u32, parts: u32) -> u32 {
+    (requests / parts.max(1)).max(1)
 }
 
 #[cfg(test)]
@@ -255,6 +350,28 @@ mod tests {
         assert_eq!((0..20).filter(|_| window.take(at(60_010))).count(), 1, "ours that came first");
         window.answered(Some(quota(10, 6)), false, at(60_020));
         assert_eq!((0..20).filter(|_| window.take(at(60_030))).count(), 6, "theirs are gone");
+    }
+
+    #[test]
+    fn one_of_four_parts_of_ten_is_two_and_after_a_silent_minute_one_request_looks_first() {
+        let mut window = ten();
+        let taken = |window: &mut Window, now| (0..9).filter(|_| window.take_part(4, now)).count();
+        assert_eq!(taken(&mut window, at(10)), 1, "one was sent before");
+        assert_eq!(window.part_opens_at(4, at(10)), Some(at(60_010)));
+        window.answered(Some(quota(10, 3)), false, at(500));
+        assert_eq!(window.part_opens_at(4, at(60_009)), Some(at(60_010)));
+        assert_eq!(taken(&mut window, at(60_010)), 1);
+        window.answered(Some(quota(10, 0)), false, at(60_020));
+        assert_eq!(taken(&mut window, at(60_509)), 0, "its part is used up, and all of it");
+        assert_eq!(window.part_opens_at(4, at(60_509)), Some(at(60_510)));
+        assert_eq!(taken(&mut window, at(60_510)), 1);
+        window.answered(Some(quota(10, 0)), false, at(60_520));
+        assert_eq!(window.part_opens_at(4, at(60_530)), Some(at(120_030)));
+        assert_eq!(taken(&mut window, at(180_000)), 1, "one looks");
+        assert_eq!(window.part_opens_at(4, at(180_000)), None, "and its answer will tell");
+        window.answered(Some(quota(10, 9)), false, at(180_010));
+        assert_eq!(taken(&mut window, at(180_020)), 1);
+        assert_eq!(part(10, 16), 1, "a part is never nothing");
     }
 
     #[test]
