@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::oauth::TokenError;
 use crate::sandbox::SandboxError;
 use crate::secret::{Environment, Secret, SecretSource, Sources};
 use crate::service::StartError;
-use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::settings::{ConfigSource, NoPlace, Overrides, Place, Settings, SettingsError, Warning};
 use crate::store::archive::ArchiveError;
 use crate::store::seal::SealError;
 use crate::telemetry;
@@ -99,6 +98,17 @@ struct CheckFlags {
     /// Sessions are kept in the store, so that `serve` goes on with them.
     #[arg(long)]
     online: bool,
+    /// Say who may send this request and by which rule; exits with 1 if somebody may not
+    ///
+    /// Method and target, as in "GET /restapi/v1.0/account/~/call-log".
+    #[arg(long, value_name = "REQUEST", conflicts_with = "online")]
+    explain: Option<String>,
+    /// Explain it for this client only
+    #[arg(long, value_name = "NAME", requires = "explain")]
+    client: Option<String>,
+    /// List the presets of policies with their rules, and no more
+    #[arg(long, conflicts_with_all = ["online", "explain"])]
+    presets: bool,
 }
 
 /// Where the configuration is, for commands that serve nobody.
@@ -131,9 +141,10 @@ struct ConfigurationFlags {
     /// `RC_APP_CLIENT_SECRET`, `RC_USER_JWT` and, if not production, `RC_SERVER_URL`.
     #[arg(long, value_name = "FILE", env = "RINGBEARER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
-    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080; may be repeated
-    #[arg(long, value_name = "ADDR")]
-    listen: Vec<SocketAddr>,
+    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080 or `unix:/run/ringbearer.sock`;
+    /// may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = place)]
+    listen: Vec<Place>,
     /// Let other machines in: anyone who reaches the port acts as the identity
     #[arg(long)]
     allow_remote_clients: bool,
@@ -157,10 +168,16 @@ impl Cli {
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
                 serve::run(&settings, &warnings, &source)?;
             }
-            Command::Check(CheckFlags { configuration, online }) => {
+            Command::Check(CheckFlags { presets: true, .. }) => {
+                check::explain::presets(&mut io::stdout().lock()).map_err(Failure::Output)?;
+            }
+            Command::Check(CheckFlags { configuration, online, explain, client, .. }) => {
                 let (source, overrides) = configuration.split();
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
                 let mut out = io::stdout().lock();
+                if let Some(request) = explain {
+                    return check::explain::run(&settings, &request, client.as_deref(), &mut out);
+                }
                 check::run(&settings, &warnings, &mut out).map_err(Failure::Output)?;
                 if online {
                     if settings.identities.is_empty() {
@@ -198,6 +215,16 @@ impl ConfigurationFlags {
             log_filter: self.log,
         };
         (source, overrides)
+    }
+}
+
+/// Where to listen; a path starts here, and not where the configuration is.
+fn place(text: &str) -> Result<Place, String> {
+    match text.parse() {
+        Ok(Place::Unix(path)) => {
+            std::path::absolute(path).map(Place::Unix).map_err(|error| error.to_string())
+        }
+        parsed => parsed.map_err(|error: NoPlace| error.to_string()),
     }
 }
 
@@ -326,6 +353,17 @@ pub enum Failure {
         /// Who there is.
         known: Vec<String>,
     },
+    /// `check --client` names nobody.
+    #[error("client {name:?} is not configured: the names are {}", known.join(", "))]
+    UnknownClient {
+        /// Whom it names.
+        name: String,
+        /// Who there is.
+        known: Vec<String>,
+    },
+    /// `check --explain` was given something else.
+    #[error("--explain needs method and target, as in \"GET /restapi/v1.0/account/~/call-log\"")]
+    NoRequest,
     /// The command of `run` cannot be started.
     #[error("{command:?} cannot be run: check its name and PATH")]
     Command {
@@ -346,7 +384,11 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Key { .. } | Self::UnknownIdentity { .. } => REFUSED,
+            Self::Settings(_)
+            | Self::Key { .. }
+            | Self::UnknownIdentity { .. }
+            | Self::UnknownClient { .. }
+            | Self::NoRequest => REFUSED,
             Self::Command { source, .. } => run::code_of(source),
             _ => FAILED,
         }
@@ -469,6 +511,18 @@ mod tests {
                 (Some("https://x"), Some("debug"))
             );
         }
+    }
+
+    #[test]
+    fn a_socket_on_the_command_line_starts_where_that_is_typed() {
+        let listen = |place: &str| parse(&format!("ringbearer --listen {place}")).serve.listen;
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(listen("unix:a.sock"), [Place::Unix(here.join("a.sock"))]);
+        assert_eq!(listen("unix:/run/a.sock"), [Place::Unix("/run/a.sock".into())]);
+        let refused = Cli::try_parse_from(["ringbearer", "--listen", "localhost:80"]).unwrap_err();
+        let cure = "write an IP address and port such as 127.0.0.1:8080, or a socket such as \
+                    unix:/run/ringbearer.sock";
+        assert!(refused.to_string().contains(cure), "{refused}");
     }
 
     #[test]

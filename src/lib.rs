@@ -11,6 +11,7 @@
 //! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
+//! → policy: whether that caller may ask for this
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → throttle: is this group in a penalty, is it its turn; one atomic load where nothing is held
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
@@ -40,6 +41,8 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
+//! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
+//! | [`policy`] | PURE: rules about operations, and whether a request is within them |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -61,10 +64,11 @@
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
-//! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below |
+//! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below, and [`policy`] |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
-//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
+//! | [`proxy::peers`] | PURE: who calls, by the connection alone: certificate, Unix user, network |
+//! | [`proxy::selection`] | PURE: who calls, by client key or connection, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced, shared by all threads; `pace` asks it |
@@ -77,7 +81,8 @@
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
-//! | [`server`] | sockets in, a runtime per core, graceful end |
+//! | [`server`] | sockets in, a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
+//! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, and the order of its end |
 //! | [`telemetry`] | logs |
@@ -94,12 +99,15 @@ pub mod key;
 pub mod login;
 pub mod metrics;
 pub mod oauth;
+pub mod operations;
+pub mod policy;
 pub mod proxy;
 pub mod sandbox;
 pub mod secret;
 pub mod server;
 pub mod service;
 pub mod settings;
+mod socket_file;
 pub mod store;
 pub mod telemetry;
 pub mod timers;

@@ -4,7 +4,7 @@
 //! it that labels are bounded; nothing here takes a path, a query or a client's word for a label.
 
 use std::fmt::{self, Display, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What came of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +162,38 @@ impl Throttling {
         let entry = self.remaining.get(group)?.load(Ordering::Relaxed);
         let (seen, count) = (entry >> COUNT_BITS, entry & ((1 << COUNT_BITS) - 1));
         (seen.abs_diff(unix_secs) <= FRESH_SECS).then_some(count)
+    }
+}
+
+/// How often something was read anew, and whether what is in use is what there is to read.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    loaded: AtomicU64,
+    refused: AtomicU64,
+    is_stale: AtomicBool,
+}
+
+impl Reloads {
+    /// It was read, and is in use.
+    pub fn loaded(&self) {
+        self.loaded.fetch_add(1, Ordering::Relaxed);
+        self.is_stale.store(false, Ordering::Relaxed);
+    }
+
+    /// It could not be used, so what was there before still is.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.is_stale.store(true, Ordering::Relaxed);
+    }
+
+    /// How often it was read, and how often in vain.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.loaded.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+
+    /// Whether something older than what there is to read is in use.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
     }
 }
 

@@ -23,7 +23,7 @@ use super::figures;
 use super::health::Health;
 use super::readiness::{Member, judge, serves};
 use crate::clock::Clock;
-use crate::metrics::Page;
+use crate::metrics::{Page, Reloads};
 use crate::proxy::throttle::Throttle;
 use crate::settings::IdentitySettings;
 use crate::store::Enrolment;
@@ -50,6 +50,8 @@ pub(super) struct Desk {
     configured: Vec<Arc<IdentitySettings>>,
     health: Health,
     gate: Gate,
+    /// How the proxy's own certificates are doing, if it has any.
+    certificates: Option<Arc<Reloads>>,
     clock: Clock,
     phase: watch::Receiver<Phase>,
 }
@@ -97,13 +99,14 @@ impl Desk {
         identities: Arc<Identities>,
         throttle: Option<Arc<Throttle>>,
         gate: Gate,
+        certificates: Option<Arc<Reloads>>,
         clock: Clock,
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, throttle, configured, health, gate, clock, phase }
+        Self { identities, throttle, configured, health, gate, certificates, clock, phase }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -167,7 +170,8 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let page = figures::page(&self.identities, self.throttle.as_deref(), &seen, &self.clock);
+        let (throttle, certificates) = (self.throttle.as_deref(), self.certificates.as_deref());
+        let page = figures::page(&self.identities, throttle, &seen, certificates, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::{Family, Hold, Kind, Outcome, Page, Throttling};
+use crate::metrics::{Family, Hold, Kind, Outcome, Page, Reloads, Throttling};
 use crate::proxy::throttle::{SharingFigures, Throttle};
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, KeeperStatus};
@@ -25,6 +25,7 @@ pub(super) fn page(
     identities: &Arc<Identities>,
     throttle: Option<&Throttle>,
     seen: &Seen,
+    certificates: Option<&Reloads>,
     clock: &Clock,
 ) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
@@ -43,6 +44,9 @@ pub(super) fn page(
     whole(&mut page, counts, &others, seen);
     if let Some(throttle) = throttle {
         limits(&mut page, identities, throttle, clock.now());
+    }
+    if let Some(reloads) = certificates {
+        read_anew(&mut page, reloads);
     }
     page.into_text()
 }
@@ -206,6 +210,17 @@ fn shared_limits(page: &mut Page, sharing: SharingFigures) {
         .sample(&[], sharing.heard);
 }
 
+fn read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the files of [proxy.tls] cannot be used, and older certificates still are.";
+    page.family("ringbearer_tls_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -244,7 +259,7 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, None, &seen, &Clock::manual(NOW))
+        page(identities, None, &seen, None, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -312,7 +327,7 @@ mod tests {
             throttle.at_once(id, &want, NOW).unwrap_err();
         }
         let seen = Seen { fault: None, left: Vec::new() };
-        let page = page(&identities, Some(&throttle), &seen, &Clock::manual(NOW));
+        let page = page(&identities, Some(&throttle), &seen, None, &Clock::manual(NOW));
         for line in [
             "ringbearer_throttle_penalties_total{identity=\"sales\"} 1",
             "ringbearer_throttle_penalties_total{identity=\"support\"} 0",

@@ -1,7 +1,9 @@
 //! Whether a request may pass, who answers it, and whose token it carries.
 //!
-//! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`. Only [`Proxy::known`]
+//! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`, `policy`. Only [`Proxy::known`]
 //! waits, for the store, where a name is not known to this process yet.
+
+use std::sync::Arc;
 
 use http::request::Parts;
 
@@ -12,10 +14,12 @@ use super::facade::Facade;
 use super::facade::pass::Pass;
 use super::headers::Found;
 use super::hostnames::Hostnames;
+use super::peers::{Caller, Peer};
 use super::record::Record;
 use super::routes::Site;
 use super::selection::{Asked, Chosen, Denied, Hint, Selection};
 use super::{Proxy, access};
+use crate::policy::Policy;
 use crate::settings::ClientSettings;
 use crate::token::identities::IdentityId;
 
@@ -30,6 +34,8 @@ pub struct Admission {
     pub hosts: Hostnames,
     /// From which web pages.
     pub cors: Cors,
+    /// What everybody may ask for.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// Where a request came in.
@@ -39,6 +45,21 @@ pub struct Entry {
     pub identity: Option<IdentityId>,
     /// Whether requests have to name a host that is known.
     pub is_guarded: bool,
+    /// Whether clients speak TLS there.
+    pub tls: bool,
+    /// Whose the connection is.
+    pub caller: Caller,
+}
+
+impl Entry {
+    /// The same for a connection whose other end is known. A browser may be led to call from a
+    /// client's network by a name of its page's own (DNS rebinding), so such a name has to be known.
+    #[must_use]
+    pub fn recognizing(self, peer: Peer<'_>, admission: &Admission) -> Self {
+        let (caller, by_address) = admission.selection.peers().find(peer);
+        let is_guarded = self.is_guarded || by_address && admission.hosts.guard_networks();
+        Self { is_guarded, caller, ..self }
+    }
 }
 
 /// Whose token a request is to carry.
@@ -102,16 +123,35 @@ impl Proxy {
         pass: Option<&Pass>,
     ) -> Result<(Whose, Option<&ClientSettings>), ProxyError> {
         let selection = &self.admission.selection;
-        let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
+        let caller =
+            selection.caller(&head.headers, pass, entry.caller).map_err(ProxyError::Denied)?;
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
         let chosen = selection.choose_for(caller, asked, hint).map_err(ProxyError::Denied)?;
+        self.check_policies(caller, head)?;
         let whose = match self.whose(chosen)? {
             Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
             whose => whose,
         };
         Ok((whose, caller))
+    }
+
+    /// Whether everybody, and this caller, may ask for what the request asks for. Its target is the one
+    /// that is sent: every prefix has been taken off.
+    fn check_policies(
+        &self,
+        caller: Option<&ClientSettings>,
+        head: &Parts,
+    ) -> Result<(), ProxyError> {
+        let everybodys = self.admission.policy.as_deref().map(|policy| (None, policy));
+        let its = caller.and_then(|client| Some((Some(&*client.name), client.policy.as_deref()?)));
+        for (client, policy) in everybodys.into_iter().chain(its) {
+            policy.judge(&head.method, &head.uri, &head.headers).map_err(|refusal| {
+                ProxyError::Policy { client: client.map(str::to_owned), refusal: Box::new(refusal) }
+            })?;
+        }
+        Ok(())
     }
 
     pub(super) fn whose(&self, chosen: Chosen<'_>) -> Result<Whose, ProxyError> {

@@ -1,6 +1,8 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod authority;
 mod browsers;
 mod chromium;
 mod clients;
@@ -22,15 +24,20 @@ mod herd;
 mod hosts;
 mod http2;
 mod identities;
+mod inbound_tls;
 mod lifecycle_errors;
 mod links;
 mod login;
 mod login_site;
 mod main_path;
 mod malformed;
+mod never_mixed;
 mod outages;
+mod outbound_tls;
 mod pages;
 mod paths;
+mod peers;
+mod policy;
 mod process;
 mod processes;
 mod program;
@@ -68,5 +75,6 @@ mod throttle_shared;
 mod token_errors;
 mod tokens;
 mod transfer;
+mod unix_sockets;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;

@@ -1,11 +1,14 @@
 //! The README against the code: what it lists exists, what exists is listed, what it shows parses.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use clap::Parser;
 use ringbearer::cli::Cli;
 use ringbearer::settings::{ConfigSource, Overrides, Settings};
 use ringbearer::telemetry::chain;
+
+use crate::authority::Authority;
 
 const README: &str = include_str!("../../README.md");
 const ERRORS: &str = concat!(
@@ -36,13 +39,34 @@ fn every_reason_against_a_replay_is_explained() {
 fn every_configuration_is_one() {
     let shown = blocks("toml");
     assert!(!shown.is_empty());
+    // Those that name certificates find them beside themselves.
+    let authority = Authority::new();
+    let server = authority.server();
+    let beside = |name: &str| server.chain.with_file_name(name);
+    fs::rename(&server.chain, beside("proxy.pem")).unwrap();
+    fs::rename(&server.key, beside("proxy.key")).unwrap();
+    fs::rename(authority.file(), beside("client-ca.pem")).unwrap();
     for toml in shown {
         let environment = |_: &str| Some("/tmp".to_owned());
-        let source = ConfigSource::Text(toml.clone());
+        let file = beside("proxy.toml");
+        fs::write(&file, &toml).unwrap();
+        let source = ConfigSource::File(file);
         if let Err(error) = Settings::load(&source, Overrides::default(), &environment) {
             panic!("{}\n{toml}", chain(&error));
         }
     }
+}
+
+#[test]
+fn each_way_to_be_known_has_a_configuration_of_its_own() {
+    let section = README.split("## Who may call").nth(1).unwrap().split("\n## ").next().unwrap();
+    let shown = section.split("```toml\n").skip(1).map(|part| part.split("```").next().unwrap());
+    let ways = ["key_sha256", "tls_subject", "uid", "networks"];
+    let has =
+        |toml: &str, way: &&str| toml.lines().any(|line| line.starts_with(&format!("{way} =")));
+    let found: Vec<Vec<_>> =
+        shown.map(|toml| ways.into_iter().filter(|way| has(toml, way)).collect()).collect();
+    assert_eq!(found, ways.map(|way| vec![way]));
 }
 
 #[test]
@@ -70,14 +94,24 @@ fn blocks(language: &str) -> Vec<String> {
     parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
 }
 
+/// What a shell takes for the words of a line: what stands in quotation marks is one.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('"').enumerate().flat_map(|(number, part)| {
+        let is_quoted = number % 2 == 1;
+        let words: Vec<_> = if is_quoted { vec![part] } else { part.split_whitespace().collect() };
+        words.into_iter().map(str::to_owned)
+    });
+    parts.collect()
+}
+
 /// The lines that run this program, in words: without comments and without assignments before it.
 fn commands(block: &str) -> Vec<Vec<String>> {
     let joined = block.replace("\\\n", " ");
     let line = |line: &str| {
         let line = line.split(" #").next().unwrap();
         let line = line.replace("cargo run --release --", "ringbearer");
-        let words = line.split_whitespace().skip_while(|word| word.contains('='));
-        let words: Vec<_> = words.map(str::to_owned).collect();
+        let words = words(&line).into_iter().skip_while(|word| word.contains('='));
+        let words: Vec<_> = words.collect();
         (words.first().is_some_and(|first| first == "ringbearer")).then_some(words)
     };
     joined.lines().filter_map(line).collect()

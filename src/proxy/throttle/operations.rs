@@ -11,7 +11,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, Method, Uri};
 
 /// Method, path, group, operation and summary of what the descriptions name.
-const TABLE: &str = include_str!("../../sandbox/data/operations.tsv");
+const TABLE: &str = crate::operations::TABLE;
 
 /// The group of what has no limit.
 const NO_LIMIT: &str = "NoThrottling";
