@@ -12,11 +12,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ringbearer::clock::{Clock, Timestamp};
 use ringbearer::oauth::endpoint::{TokenEndpoint, http_client};
+use ringbearer::proxy::throttle::board::Board;
 use ringbearer::proxy::throttle::queue::Caller;
 use ringbearer::proxy::throttle::{Throttle, Want};
 use ringbearer::settings::{ConfigSource, Overrides, PacingSettings, Settings, ThrottleSettings};
 use ringbearer::store::memory::MemoryStore;
-use ringbearer::token::identities::{Identities, IdentityId};
+use ringbearer::token::identities::Identities;
+use ringbearer::token::names::IdentityNumber;
 use ringbearer::upstream::{Trust, client_config};
 
 /// One of the longer templates of the table.
@@ -47,7 +49,7 @@ fn answer() -> HeaderMap {
 }
 
 /// Two identities, of whom nothing is asked.
-fn identities() -> (Identities, IdentityId, IdentityId) {
+fn identities() -> (Identities, IdentityNumber, IdentityNumber) {
     let text = "[application.bench]\nclient_id = 'bench'\nclient_secret = 'bench'\n\
                 [identity.one]\njwt = 'bench'\n[identity.two]\njwt = 'bench'\n\
                 [store]\nmemory = true\n";
@@ -59,7 +61,7 @@ fn identities() -> (Identities, IdentityId, IdentityId) {
     let http = http_client(tls, None, Duration::from_secs(1)).expect("a client");
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let all = Identities::new(&settings.identities, store, TokenEndpoint::new(http), clock);
-    let [one, two] = ["one", "two"].map(|name| all.find(name).expect("configured"));
+    let [one, two] = ["one", "two"].map(|name| all.find(name).expect("configured").number());
     (all, one, two)
 }
 
@@ -74,7 +76,8 @@ struct Stage {
 
 impl Stage {
     fn set(pacing: Option<PacingSettings>) -> Self {
-        let throttle = Throttle::new(&ThrottleSettings { pacing }, Clock::manual(START));
+        let board = Board::new(Arc::default(), Clock::manual(START));
+        let throttle = Throttle::new(&ThrottleSettings { pacing }, Arc::new(board));
         let request = fields(&[("host", "127.0.0.1:8080"), ("accept", "application/json")]);
         let (throttle, answer) = (Arc::new(throttle), answer());
         let (method, target, noted) = (Method::GET, Uri::from_static(TARGET), Cell::new(START));
@@ -87,13 +90,13 @@ impl Stage {
     }
 
     /// All that the main path does for nearly every request.
-    fn glance(&self, identity: IdentityId, now: Timestamp, status: StatusCode) {
+    fn glance(&self, identity: IdentityNumber, now: Timestamp, status: StatusCode) {
         let is_quiet = self.throttle.is_quiet(identity, now) && self.noted.replace(now) == now;
         assert!(is_quiet && status != StatusCode::TOO_MANY_REQUESTS);
     }
 
     /// All that it does for the others.
-    fn pass(&self, identity: IdentityId, now: Timestamp) {
+    fn pass(&self, identity: IdentityNumber, now: Timestamp) {
         let want = self.want();
         let mut turn = self.throttle.at_once(identity, &want, now).expect("not held").expect("now");
         turn.depart();
@@ -102,7 +105,7 @@ impl Stage {
         assert!(black_box(begun).is_none());
     }
 
-    fn penalise(&self, identity: IdentityId) {
+    fn penalise(&self, identity: IdentityNumber) {
         let want = self.want();
         let turn = self.throttle.at_once(identity, &want, START).expect("not held").expect("now");
         let status = StatusCode::TOO_MANY_REQUESTS;

@@ -21,6 +21,7 @@ use crate::secret::SecretSource;
 
 pub(crate) mod keys;
 mod place;
+mod sources;
 
 pub use place::{NoPlace, Place};
 
@@ -69,6 +70,8 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) client_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(crate) request_head_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
@@ -78,6 +81,7 @@ pub(crate) struct ProxyConfig {
     pub(crate) max_wait: Option<Duration>,
     #[serde(deserialize_with = "count")]
     pub(crate) max_queue: Option<NonZeroU32>,
+    pub(crate) reload_on_change: Option<bool>,
 }
 
 /// `[proxy.tls]`

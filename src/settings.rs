@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
+use crate::mark::Marked;
 use crate::policy::Policy;
 use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
@@ -20,6 +21,7 @@ pub use self::load::{ConfigSource, Overrides};
 pub use self::network::{Network, NetworkProblem};
 pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
+pub use self::sources::{SecretPlace, Source};
 pub use self::subject::SubjectName;
 pub use crate::config::{ConfigError, NoPlace, Place};
 
@@ -36,6 +38,7 @@ mod policy;
 mod redis;
 mod resolve;
 mod socket;
+mod sources;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -65,6 +68,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
+    /// The files that all this was read from: who changes one wants a reload.
+    pub files: Vec<Marked>,
 }
 
 /// `[proxy]`: the side that apps talk to.
@@ -94,14 +99,18 @@ pub struct ProxySettings {
     pub max_replay_bytes: usize,
     /// Memory that all kept bodies together may use.
     pub replay_memory: usize,
-    /// How long a client may take to send a request head, and how long a connection may idle.
+    /// How long a connection may idle.
     pub client_idle_timeout: Duration,
+    /// How long a client may take to begin its first request, and to send each request's head.
+    pub request_head_timeout: Duration,
     /// How long a WebSocket may be silent.
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
     /// How RingCentral's limits are kept; `None` if that is the apps' affair.
     pub throttle: Option<ThrottleSettings>,
+    /// Whether a changed file of the configuration is read by itself.
+    pub reload_on_change: bool,
 }
 
 /// How RingCentral's limits are kept.

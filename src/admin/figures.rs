@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
+use super::Instruments;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Family, Hold, Kind, Outcome, Page, Reloads, Throttling};
-use crate::proxy::throttle::{SharingFigures, Throttle};
+use crate::proxy::malformed::{Malformed, MalformedCounts};
+use crate::proxy::throttle::SharingFigures;
+use crate::proxy::throttle::board::Board;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -23,9 +26,8 @@ const OTHER: &str = "_other";
 /// The page as it is now.
 pub(super) fn page(
     identities: &Arc<Identities>,
-    throttle: Option<&Throttle>,
+    instruments: &Instruments,
     seen: &Seen,
-    certificates: Option<&Reloads>,
     clock: &Clock,
 ) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
@@ -42,12 +44,13 @@ pub(super) fn page(
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
-    if let Some(throttle) = throttle {
-        limits(&mut page, identities, throttle, clock.now());
+    if let Some(board) = &instruments.limits {
+        limits(&mut page, identities, board, clock.now());
     }
-    if let Some(reloads) = certificates {
+    if let Some(reloads) = &instruments.certificates {
         read_anew(&mut page, reloads);
     }
+    refused(&mut page, &instruments.malformed);
     page.into_text()
 }
 
@@ -145,7 +148,7 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
-fn limits(page: &mut Page, identities: &Identities, throttle: &Throttle, now: Timestamp) {
+fn limits(page: &mut Page, identities: &Identities, board: &Board, now: Timestamp) {
     let added = identities.added().map(|(id, keeper)| (id, keeper.name()));
     let mut named: Vec<_> =
         identities.configured().map(|(id, keeper)| (id, keeper.name())).collect();
@@ -153,15 +156,15 @@ fn limits(page: &mut Page, identities: &Identities, throttle: &Throttle, now: Ti
     let is_named = |id: IdentityId| named.iter().any(|(named, _)| *named == id);
     let others: Vec<_> = identities.iter().map(|(id, _)| id).filter(|id| !is_named(*id)).collect();
     let sum = |count: &dyn Fn(&Throttling) -> u64| {
-        let of = others.iter().filter_map(|id| throttle.figures(*id)).map(count).sum::<u64>();
-        of + count(throttle.other_figures())
+        let of = others.iter().filter_map(|id| board.figures(id.number())).map(count).sum::<u64>();
+        of + count(board.other_figures())
     };
     let each = |family: &mut Family<'_>,
                 label: Option<(&str, &str)>,
                 count: &dyn Fn(&Throttling) -> u64| {
         for (id, name) in &named {
             let labels: Vec<_> = [("identity", *name)].into_iter().chain(label).collect();
-            family.sample(&labels, throttle.figures(*id).map_or(0, count));
+            family.sample(&labels, board.figures(id.number()).map_or(0, count));
         }
         let labels: Vec<_> = [("identity", OTHER)].into_iter().chain(label).collect();
         family.sample(&labels, sum(count));
@@ -177,15 +180,15 @@ fn limits(page: &mut Page, identities: &Identities, throttle: &Throttle, now: Ti
     let name = "ringbearer_throttle_waiting";
     let mut family = page.family(name, Kind::Gauge, "Requests that wait for their turns.");
     each(&mut family, None, &Throttling::waiting);
-    if let Some(sharing) = throttle.sharing_figures() {
+    if let Some(sharing) = board.sharing_figures() {
         shared_limits(page, sharing);
     }
     let name = "ringbearer_rate_limit_remaining";
     let help = "Requests left in a group, as RingCentral said within the last minute.";
     let mut family = page.family(name, Kind::Gauge, help);
     for (id, name) in &named {
-        let Some(figures) = throttle.figures(*id) else { continue };
-        for (group, label) in throttle.groups().names() {
+        let Some(figures) = board.figures(id.number()) else { continue };
+        for (group, label) in board.groups().names() {
             if let Some(left) = figures.remaining(group.index(), now.unix_secs()) {
                 family.sample(&[("identity", name), ("group", label)], left);
             }
@@ -221,6 +224,15 @@ fn read_anew(page: &mut Page, reloads: &Reloads) {
         .sample(&[], u8::from(reloads.is_stale()));
 }
 
+fn refused(page: &mut Page, counts: &MalformedCounts) {
+    let name = "ringbearer_malformed_requests_total";
+    let help = "Requests that HTTP/1.1 does not know, by what is wrong with them.";
+    let mut family = page.family(name, Kind::Counter, help);
+    for malformed in Malformed::ALL {
+        family.sample(&[("reason", malformed.as_str())], counts.get(malformed));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -230,8 +242,8 @@ mod tests {
 
     use super::*;
     use crate::oauth::endpoint::scripted::Script;
-    use crate::proxy::throttle::Want;
     use crate::proxy::throttle::queue::Caller;
+    use crate::proxy::throttle::{Throttle, Want};
     use crate::settings::{ConfigSource, Overrides, Settings, ThrottleSettings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
@@ -259,7 +271,9 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, None, &seen, None, &Clock::manual(NOW))
+        let instruments = Instruments::default();
+        instruments.malformed.count(Malformed::LineEnd);
+        page(identities, &instruments, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -307,13 +321,16 @@ mod tests {
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
+        let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
+        assert!(page.contains(line), "{page}");
     }
     #[tokio::test]
     async fn limits_are_told_by_identity_and_group_and_their_series_are_bounded() {
         let identities = identities();
         enrol(&identities, 0..150).await;
         let settings = ThrottleSettings { pacing: None };
-        let throttle = Arc::new(Throttle::new(&settings, Clock::manual(NOW)));
+        let board = Arc::new(Board::new(Arc::clone(identities.names()), Clock::manual(NOW)));
+        let throttle = Throttle::new(&settings, Arc::clone(&board));
         let target = "/restapi/v1.0/account/~/call-log".parse().unwrap();
         let operation = throttle.operation(&Method::GET, &target, &HeaderMap::new());
         let want = Want { operation, caller: Caller::ANYBODY, max_wait: Duration::ZERO };
@@ -321,13 +338,14 @@ mod tests {
         fields.insert("x-rate-limit-group", HeaderValue::from_static("heavy"));
         fields.insert("x-rate-limit-remaining", HeaderValue::from_static("0"));
         for name in ["sales", "added-120"] {
-            let id = identities.find(name).unwrap();
+            let id = identities.find(name).unwrap().number();
             let turn = throttle.at_once(id, &want, NOW).unwrap().unwrap();
             throttle.after(turn, id, operation, StatusCode::TOO_MANY_REQUESTS, &fields, NOW);
             throttle.at_once(id, &want, NOW).unwrap_err();
         }
         let seen = Seen { fault: None, left: Vec::new() };
-        let page = page(&identities, Some(&throttle), &seen, None, &Clock::manual(NOW));
+        let instruments = Instruments { limits: Some(board), ..Instruments::default() };
+        let page = page(&identities, &instruments, &seen, &Clock::manual(NOW));
         for line in [
             "ringbearer_throttle_penalties_total{identity=\"sales\"} 1",
             "ringbearer_throttle_penalties_total{identity=\"support\"} 0",

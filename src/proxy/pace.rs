@@ -40,7 +40,7 @@ impl Proxy {
     ) -> Result<Option<Want>, ProxyError> {
         let Some(throttle) = &self.throttle else { return Ok(None) };
         let Some(usual) = throttle.max_wait() else {
-            let is_quiet = matches!(whose, Whose::Known(id) if throttle.is_quiet(*id, now));
+            let is_quiet = matches!(whose, Whose::Known(id) if throttle.is_quiet(id.number(), now));
             if is_quiet && self.noted.replace(now) == now {
                 return Ok(None);
             }
@@ -71,7 +71,7 @@ impl Proxy {
         let Some((throttle, want)) = self.throttle.as_ref().zip(want) else {
             return Ok(Some(Turn::free()));
         };
-        throttle.at_once(identity, want, now).map_err(|held| self.held(identity, held))
+        throttle.at_once(identity.number(), want, now).map_err(|held| self.held(identity, held))
     }
 
     /// The turn of a request, when it comes.
@@ -104,7 +104,7 @@ impl Proxy {
         let deadline = self.timers.now() + want.max_wait;
         loop {
             let now = self.timers.now();
-            let waiting = match throttle.before(identity, want, deadline, now)? {
+            let waiting = match throttle.before(identity.number(), want, deadline, now)? {
                 Verdict::Send(turn) => return Ok(turn),
                 Verdict::Wait(waiting) => waiting,
             };
@@ -112,7 +112,7 @@ impl Proxy {
                 // Meanwhile an answer may have said that the operation is in another group.
                 Ok(Some(turn)) if throttle.fits(&turn, want.operation) => return Ok(turn),
                 Ok(_) => {}
-                Err(_) => return Err(throttle.gave_up(identity, want, self.timers.now())),
+                Err(_) => return Err(throttle.gave_up(identity.number(), want, self.timers.now())),
             }
         }
     }
@@ -129,7 +129,7 @@ impl Proxy {
             .operation;
         let (identity, now) = (exchange.identity(), self.timers.now());
         let (status, fields) = (answer.status(), answer.headers());
-        let begun = throttle.after(turn, identity, operation, status, fields, now);
+        let begun = throttle.after(turn, identity.number(), operation, status, fields, now);
         exchange.penalise(begun);
     }
 
@@ -146,7 +146,7 @@ impl Proxy {
         let scope = Scope::of(code);
         if let (Some(throttle), Some(begun)) = (&self.throttle, begun) {
             let identity = exchange.identity();
-            throttle.rescope(identity, &begun, scope, self.timers.now());
+            throttle.rescope(identity.number(), &begun, scope, self.timers.now());
             tracing::warn!(
                 identity = self.identities.keeper(identity).name(),
                 group = throttle.groups().name(begun.group()),

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
+use super::guard::{Post, Waits};
+use super::patience::Patience;
 use crate::timers::Deadline;
 use crate::upstream::LocalExecutor;
 
@@ -30,7 +33,9 @@ pub(super) struct Connections(Rc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The task of every open connection.
+    /// How many there are, from the moment of their acceptance.
+    guests: Cell<usize>,
+    /// The task of every connection that has begun.
     tasks: RefCell<Slab<Waker>>,
     /// Whether connections are to end as soon as they can.
     closing: Cell<bool>,
@@ -38,9 +43,15 @@ struct Shared {
 }
 
 impl Connections {
+    /// One that has just been accepted. Its task may be a while in coming, and the end waits for it.
+    pub(super) fn guest(&self) -> Guest {
+        self.0.guests.set(self.0.guests.get() + 1);
+        Guest(self.clone())
+    }
+
     /// How many are open.
     pub(super) fn count(&self) -> usize {
-        self.0.tasks.borrow().len()
+        self.0.guests.get()
     }
 
     /// Tells every connection to finish the request in progress and end.
@@ -57,12 +68,38 @@ impl Connections {
     }
 }
 
+/// A connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Guest(Connections);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Shared { guests, all_gone, .. } = &*self.0.0;
+        guests.set(guests.get() - 1);
+        if guests.get() == 0 {
+            all_gone.notify_one();
+        }
+    }
+}
+
 /// Whether requests are in progress on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
     requests: Cell<u32>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
+    post: Arc<Post>,
+}
+
+impl Activity {
+    /// None yet. `post` is what the connection's guard has to say.
+    pub(super) fn new(post: Arc<Post>) -> Self {
+        Self { requests: Cell::new(0), fell_idle: Cell::new(false), post }
+    }
+
+    pub(super) fn post(&self) -> &Arc<Post> {
+        &self.post
+    }
 }
 
 /// A request in progress, until it is dropped.
@@ -73,6 +110,10 @@ impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
         Self(Rc::clone(activity))
+    }
+
+    pub(super) fn post(&self) -> &Post {
+        &self.0.post
     }
 }
 
@@ -89,6 +130,7 @@ pub(super) struct Serving<C> {
     activity: Rc<Activity>,
     idle: Deadline,
     idle_timeout: Duration,
+    patience: Patience,
     connections: Connections,
     key: Option<usize>,
     told: bool,
@@ -152,8 +194,10 @@ impl<C: Drainable> Serving<C> {
         connections: Connections,
         idle: Deadline,
         idle_timeout: Duration,
+        patience: Patience,
     ) -> Self {
-        Self { connection, activity, idle, idle_timeout, connections, key: None, told: false }
+        let (key, told) = (None, false);
+        Self { connection, activity, idle, idle_timeout, patience, connections, key, told }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -163,13 +207,29 @@ impl<C: Drainable> Serving<C> {
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.requests.get() > 0 {
+        if self.activity.requests.get() > 0 || self.patience.is_for_a_head() {
             return false;
         }
         if self.activity.fell_idle.replace(false) {
             self.idle.reset(self.idle_timeout);
         }
         self.idle.poll(cx).is_ready()
+    }
+
+    /// Drives the connection, and again once it has been told that its client has been given up.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        let driven = self.connection.as_mut().poll(cx);
+        if driven.is_ready() {
+            return driven;
+        }
+        match self.patience.poll_end(cx) {
+            None | Some(Waits::Not) => Poll::Pending,
+            Some(Waits::First | Waits::Late) => Poll::Ready(Ok(())),
+            Some(Waits::Head(_)) => {
+                self.patience.give_up();
+                self.connection.as_mut().poll(cx)
+            }
+        }
     }
 }
 
@@ -186,7 +246,7 @@ impl<C: Drainable> Future for Serving<C> {
             self.idle_timeout = limit;
             self.idle.reset(limit);
         }
-        match self.connection.as_mut().poll(cx) {
+        match self.drive(cx) {
             Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => Poll::Ready(()),
@@ -201,11 +261,7 @@ impl<C: Drainable> Future for Serving<C> {
 impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let mut tasks = self.connections.0.tasks.borrow_mut();
-            tasks.remove(key);
-            if tasks.is_empty() {
-                self.connections.0.all_gone.notify_one();
-            }
+            self.connections.0.tasks.borrow_mut().remove(key);
         }
     }
 }

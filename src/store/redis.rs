@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::warn;
 
 use self::connect::Link;
+pub use self::examine::Examined;
 use self::lease::Leased;
 use self::subscription::Subject;
 use super::seal::Seal;
@@ -29,6 +30,7 @@ use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
 mod connect;
+mod examine;
 mod fault;
 mod lease;
 pub mod limits;

@@ -15,15 +15,15 @@ use crate::support::{
 };
 
 /// Ten a minute.
-const HEAVY: &str = "/restapi/v1.0/account/~/call-log";
+pub(crate) const HEAVY: &str = "/restapi/v1.0/account/~/call-log";
 /// The same group.
-const ALSO_HEAVY: &str = "/restapi/v1.0/account/~/active-calls";
+pub(crate) const ALSO_HEAVY: &str = "/restapi/v1.0/account/~/active-calls";
 /// Fifty a minute.
 const LIGHT: &str = "/restapi/v1.0/account/~";
 const CLIENTS: usize = 8;
 
 /// RingCentral's limits on API requests, and none on tokens.
-fn limited() -> Wishes {
+pub(crate) fn limited() -> Wishes {
     let rules = Rules { token_budget: false, log_capacity: 100_000, ..Rules::default() };
     let identity = "jwt = \"sandbox-jwt\"\n[identity.other]\njwt = \"sandbox-jwt-2\"\n\
                     application = \"test\"";
@@ -32,18 +32,22 @@ fn limited() -> Wishes {
     Wishes { rules, proxy, upstream, identity, ..Wishes::default() }
 }
 
-fn paced(more: &str) -> Wishes {
+pub(crate) fn paced(more: &str) -> Wishes {
     let wishes = limited();
     Wishes { proxy: format!("{}pacing = true\n{more}", wishes.proxy), ..wishes }
 }
 
-async fn get(environment: &Environment, identity: &str, target: &str) -> reqwest::Response {
+pub(crate) async fn get(
+    environment: &Environment,
+    identity: &str,
+    target: &str,
+) -> reqwest::Response {
     let request = environment.client.get(environment.url(target));
     request.header("x-ringbearer-identity", identity).send().await.unwrap()
 }
 
 /// Uses up the limit of ten, and meets the 429 that follows.
-async fn into_the_penalty(environment: &Environment) {
+pub(crate) async fn into_the_penalty(environment: &Environment) {
     for _ in 0..10 {
         assert_eq!(get(environment, "test", HEAVY).await.status(), 200);
     }
@@ -56,7 +60,7 @@ async fn into_the_penalty(environment: &Environment) {
 }
 
 /// Seconds since the start, of each arrival at `target`, with what it was answered.
-fn arrivals(log: &[Arrival], target: &str) -> Vec<(u64, u16)> {
+pub(crate) fn arrivals(log: &[Arrival], target: &str) -> Vec<(u64, u16)> {
     let at = |arrival: &Arrival| (arrival.at_unix_millis - START.unix_millis()) / 1000;
     let those = log.iter().filter(|arrival| arrival.target.split('?').next() == Some(target));
     let mut those: Vec<_> = those.map(|it| (at(it), it.status.unwrap_or(0))).collect();
@@ -449,7 +453,7 @@ async fn lots(priority: u32, others: usize) -> Vec<(usize, usize)> {
     let identity = format!("{}{clients}", wishes.identity);
     let environment = Environment::with(Wishes { identity, ..wishes }).await;
     let throttle = environment.proxy().throttle().unwrap();
-    let identity = environment.proxy().identities().find("test").unwrap();
+    let identity = environment.proxy().identities().find("test").unwrap().number();
     let request = |key: &str, n: usize| {
         let url = environment.url(&format!("{HEAVY}?{key}={n}"));
         let shown = if key == "person" { key } else { "batch" };

@@ -75,7 +75,8 @@ fn is_quiet(fleet: &Fleet, requests: usize) -> bool {
         if figures.asked > figures.answered + figures.failed {
             return false;
         }
-        waiting += throttle.figures(identities.only().unwrap()).map_or(0, Throttling::waiting);
+        waiting +=
+            throttle.figures(identities.only().unwrap().number()).map_or(0, Throttling::waiting);
     }
     waiting == requests as u64
 }

@@ -147,6 +147,14 @@ impl Penalties {
         of.max(self.everything.map(|penalty| penalty.until)).map(|until| until + GRAIN)
     }
 
+    /// What is held now, and until when; no group stands for everything.
+    pub fn ends(&mut self, now: Timestamp) -> Vec<(Option<Group>, Timestamp)> {
+        let everything = self.everything.as_mut().map(|penalty| (None, penalty));
+        let of = self.of.iter_mut().map(|(group, penalty)| (Some(*group), penalty));
+        let all = everything.into_iter().chain(of);
+        all.filter_map(|(group, penalty)| Some((group, penalty.end(now)?))).collect()
+    }
+
     fn make_room(&mut self) {
         if self.of.len() < MOST {
             return;

@@ -17,17 +17,17 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, info, warn};
 
+use super::board::{Board, Books, SWEEP, WARDS};
 use super::book::Pool;
 use super::groups::Group;
 use super::operations::Operation;
 use super::penalties::{Begun, Scope};
 use super::share::Message;
-use super::{SWEEP, Throttle, WARDS};
 use crate::clock::{Clock, Timestamp};
 use crate::store::StoreError;
 use crate::store::redis::limits::{Contact, Heard, SharedLimits, Silence};
 use crate::telemetry::chain;
-use crate::token::identities::{Identities, IdentityId};
+use crate::token::names::IdentityNumber;
 
 /// How often a process says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ pub(super) struct Sharing {
 /// A penalty that others are to know of.
 #[derive(Clone, Copy, Debug)]
 struct Told {
-    identity: IdentityId,
+    identity: IdentityNumber,
     /// None for all of them.
     group: Option<Group>,
     until: Timestamp,
@@ -112,7 +112,7 @@ impl Sharing {
     }
 
     /// Others shall know of a penalty.
-    pub(super) fn tell(&self, identity: IdentityId, begun: &Begun, scope: Scope) {
+    pub(super) fn tell(&self, identity: IdentityNumber, begun: &Begun, scope: Scope) {
         let group = match scope {
             Scope::Group => Some(begun.group()),
             Scope::Everything => None,
@@ -152,15 +152,17 @@ impl Sharing {
     }
 }
 
-impl Throttle {
+impl Board {
     /// Gives those who wait their turns as time passes, and hears of what others have met. It never
     /// returns.
-    pub async fn run(self: &Arc<Self>, identities: &Identities) {
-        tokio::join!(self.give_turns(identities), self.share_penalties(identities), self.beat());
+    pub async fn run(self: &Arc<Self>) {
+        tokio::join!(self.give_turns(), self.share_penalties(), self.beat());
     }
 
-    async fn give_turns(self: &Arc<Self>, identities: &Identities) {
-        let Some(pacing) = &self.pacing else { return pending().await };
+    async fn give_turns(self: &Arc<Self>) {
+        while !self.is_paced.load(Ordering::Acquire) {
+            self.changed.notified().await;
+        }
         let mut contacts = FuturesUnordered::new();
         loop {
             let now = self.clock.now();
@@ -168,14 +170,16 @@ impl Throttle {
             for ward in 0..WARDS {
                 let (next, messages) = self.pass(ward, now);
                 until = until.min(next.unwrap_or(until));
-                contacts.extend(messages.into_iter().map(|(identity, group, message)| {
-                    self.speak(identities, identity, group, message)
-                }));
+                contacts.extend(
+                    messages
+                        .into_iter()
+                        .map(|(identity, group, message)| self.speak(identity, group, message)),
+                );
             }
             tokio::select! {
                 biased;
                 Some(()) = contacts.next(), if !contacts.is_empty() => {}
-                () = pacing.changed.notified() => {}
+                () = self.changed.notified() => {}
                 () = self.clock.sleep_until(until) => {}
             }
         }
@@ -184,9 +188,9 @@ impl Throttle {
     /// What is to be told to the store, and when there is next something to do.
     pub(super) fn words(
         &self,
-        books: &mut super::Books,
+        books: &mut Books,
         now: Timestamp,
-    ) -> (Vec<(IdentityId, Group, Message)>, Option<Timestamp>) {
+    ) -> (Vec<(IdentityNumber, Group, Message)>, Option<Timestamp>) {
         let Some(sharing) = self.sharing.as_ref().filter(|sharing| sharing.is_up()) else {
             return (Vec::new(), None);
         };
@@ -200,16 +204,10 @@ impl Throttle {
         (all, Some(settled).filter(|at| *at > now))
     }
 
-    async fn speak(
-        self: &Arc<Self>,
-        identities: &Identities,
-        identity: IdentityId,
-        group: Group,
-        message: Message,
-    ) {
+    async fn speak(self: &Arc<Self>, identity: IdentityNumber, group: Group, message: Message) {
         let Some(sharing) = &self.sharing else { return };
         let contact = Contact {
-            identity: identities.keeper(identity).name().to_owned(),
+            identity: self.heard.name(identity).to_owned(),
             group: self.wire(group),
             life: message.life,
             now: self.clock.is_manual().then_some(message.at),
@@ -236,16 +234,16 @@ impl Throttle {
         self.hand_out(identity, now);
     }
 
-    async fn share_penalties(self: &Arc<Self>, identities: &Identities) {
+    async fn share_penalties(self: &Arc<Self>) {
         let Some(sharing) = &self.sharing else { return pending().await };
         let (mut told, mut heard) = (sharing.told.lock().await, sharing.limits.listen());
         let (mut tellings, mut asks) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             tokio::select! {
-                Some(penalty) = told.recv() => tellings.push(self.pass_on(identities, penalty)),
+                Some(penalty) = told.recv() => tellings.push(self.pass_on(penalty)),
                 Some(heard) = heard.recv() => match heard {
-                    Heard::Silence(silence) => self.hush(identities, &silence),
-                    Heard::Anew => asks.push(self.ask_for_silences(identities)),
+                    Heard::Silence(silence) => self.hush(&silence),
+                    Heard::Anew => asks.push(self.ask_for_silences()),
                     Heard::Nothing => {}
                 },
                 Some(()) = tellings.next(), if !tellings.is_empty() => {}
@@ -255,10 +253,10 @@ impl Throttle {
     }
 
     /// Tells of a penalty, as long as it lasts.
-    async fn pass_on(&self, identities: &Identities, told: Told) {
+    async fn pass_on(&self, told: Told) {
         let Some(sharing) = &self.sharing else { return };
         let group = told.group.map_or_else(|| EVERYTHING.to_owned(), |group| self.wire(group));
-        let identity = identities.keeper(told.identity).name().to_owned();
+        let identity = self.heard.name(told.identity).to_owned();
         let mut silence = Silence { identity, group, length: Duration::ZERO };
         loop {
             silence.length = self.clock.now().until(told.until);
@@ -273,11 +271,11 @@ impl Throttle {
         }
     }
 
-    async fn ask_for_silences(self: &Arc<Self>, identities: &Identities) {
+    async fn ask_for_silences(self: &Arc<Self>) {
         let Some(sharing) = &self.sharing else { return };
         loop {
             match sharing.limits.silences().await {
-                Ok(all) => return all.iter().for_each(|silence| self.hush(identities, silence)),
+                Ok(all) => return all.iter().for_each(|silence| self.hush(silence)),
                 Err(error) => debug!(cause = chain(&error), "nobody tells of penalties"),
             }
             Clock::system().sleep(KNOCK).await;
@@ -285,8 +283,8 @@ impl Throttle {
     }
 
     /// Another process has met a penalty.
-    fn hush(self: &Arc<Self>, identities: &Identities, silence: &Silence) {
-        let Some(identity) = identities.find(&silence.identity) else { return };
+    fn hush(self: &Arc<Self>, silence: &Silence) {
+        let Some(identity) = self.heard.find(&silence.identity) else { return };
         let group = match &*silence.group {
             EVERYTHING => None,
             name => match self.unwire(name) {
@@ -310,16 +308,14 @@ impl Throttle {
                 }
                 Err(error) => sharing.went_away(&error),
             }
-            if let Some(pacing) = &self.pacing {
-                pacing.changed.notify_one();
-            }
+            self.changed.notify_one();
             self.clock.sleep(if sharing.is_up() { BEAT } else { KNOCK }).await;
         }
     }
 
     /// A group as other processes know it. What has no name is known by its number, and to those of
     /// this version only, whose table of operations is the same.
-    fn wire(&self, group: Group) -> String {
+    pub(super) fn wire(&self, group: Group) -> String {
         match (group, self.groups.name(group)) {
             (_, Some(name)) => name.to_owned(),
             (Group::Own(operation), None) => format!("{OWN}{:x}", operation.number()),
@@ -327,7 +323,7 @@ impl Throttle {
         }
     }
 
-    fn unwire(&self, name: &str) -> Option<Group> {
+    pub(super) fn unwire(&self, name: &str) -> Option<Group> {
         match name.strip_prefix(OWN) {
             Some(number) => {
                 let number = u64::from_str_radix(number, 16).ok()?;

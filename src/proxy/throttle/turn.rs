@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Throttle;
+use super::board::Board;
 use super::groups::Group;
 use super::window::Quota;
 use crate::clock::Timestamp;
-use crate::token::identities::IdentityId;
+use crate::token::names::IdentityNumber;
 
-/// The right to send one request. Only a [`Throttle`] gives one, and an answer uses it up; whoever
+/// The right to send one request. Only a [`Board`] gives one, and an answer uses it up; whoever
 /// drops it instead gives its place to the next, or leaves it taken if the request was sent.
 #[derive(Debug)]
 #[must_use = "the next waits for it"]
@@ -18,8 +18,8 @@ pub struct Turn(Option<Box<Place>>);
 
 #[derive(Debug)]
 struct Place {
-    throttle: Arc<Throttle>,
-    identity: IdentityId,
+    board: Arc<Board>,
+    identity: IdentityNumber,
     group: Group,
     was_sent: bool,
 }
@@ -30,9 +30,9 @@ impl Turn {
         Self(None)
     }
 
-    pub(super) fn new(throttle: &Arc<Throttle>, identity: IdentityId, group: Group) -> Self {
-        let throttle = Arc::clone(throttle);
-        Self(Some(Box::new(Place { throttle, identity, group, was_sent: false })))
+    pub(super) fn new(board: &Arc<Board>, identity: IdentityNumber, group: Group) -> Self {
+        let board = Arc::clone(board);
+        Self(Some(Box::new(Place { board, identity, group, was_sent: false })))
     }
 
     /// The group that it is for; none where nothing is paced.
@@ -55,14 +55,14 @@ impl Turn {
         now: Timestamp,
     ) {
         let Some(place) = self.0.take() else { return };
-        place.throttle.answered(place.identity, place.group, group, quota, refused, now);
+        place.board.answered(place.identity, place.group, group, quota, refused, now);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(place) = self.0.take() {
-            place.throttle.vacate(place.identity, place.group, place.was_sent);
+            place.board.vacate(place.identity, place.group, place.was_sent);
         }
     }
 }
@@ -71,21 +71,21 @@ impl Drop for Turn {
 #[derive(Debug)]
 pub struct Waiting {
     given: oneshot::Receiver<Turn>,
-    throttle: Arc<Throttle>,
-    identity: IdentityId,
+    board: Arc<Board>,
+    identity: IdentityNumber,
     group: Group,
     number: u64,
 }
 
 impl Waiting {
     pub(super) fn new(
-        throttle: &Arc<Throttle>,
-        identity: IdentityId,
+        board: &Arc<Board>,
+        identity: IdentityNumber,
         group: Group,
         number: u64,
         given: oneshot::Receiver<Turn>,
     ) -> Self {
-        Self { given, throttle: Arc::clone(throttle), identity, group, number }
+        Self { given, board: Arc::clone(board), identity, group, number }
     }
 
     /// The turn, when it comes; `None` says to ask again.
@@ -96,6 +96,6 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.throttle.leave(self.identity, self.group, self.number);
+        self.board.leave(self.identity, self.group, self.number);
     }
 }
