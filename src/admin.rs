@@ -35,6 +35,7 @@ use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::metrics::Reloads;
 use crate::proxy::malformed::MalformedCounts;
+use crate::proxy::throttle::board::Board;
 use crate::server::Passed;
 use crate::settings::AdminSettings;
 use crate::socket_file::{SharedSocket, SocketError};
@@ -86,6 +87,8 @@ pub struct Instruments {
     pub certificates: Option<Arc<Reloads>>,
     /// What became of the audit log's lines, which is where operations are noted, too.
     pub audit: AuditLog,
+    /// RingCentral's limits, if they are kept.
+    pub limits: Option<Arc<Board>>,
 }
 
 /// How far the end has come.

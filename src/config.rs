@@ -76,6 +76,12 @@ pub(crate) struct ProxyConfig {
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) throttle: Option<bool>,
+    pub(crate) pacing: Option<bool>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) max_wait: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_queue: Option<NonZeroU32>,
     pub(crate) reload_on_change: Option<bool>,
     pub(crate) core_dumps: Option<bool>,
 }
@@ -179,6 +185,8 @@ pub(crate) struct ClientConfig {
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
     pub(crate) rewrite_links: Option<bool>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) priority: Option<NonZeroU32>,
     #[serde(deserialize_with = "texts")]
     pub(crate) preset: Option<Vec<String>>,
     #[serde(deserialize_with = "texts")]

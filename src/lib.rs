@@ -13,6 +13,7 @@
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → policy: whether that caller may ask for this
 //! → token: one atomic load; only where there is none, wait for the keeper
+//! → throttle: is this group in a penalty, is it its turn; one atomic load where nothing is held
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
 //! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
 //!                 └─ 401 → replay::verdict → keeper.rejected(generation) → upstream.send, once more
@@ -56,10 +57,12 @@
 //! | [`token::slot`] | how a token reaches worker threads without a lock |
 //! | [`token::identities`] | from a name to its keeper |
 //! | [`token::roster`] | one line per identity, as operators read it |
+//! | [`token::names`] | the number of each identity's name, the same through reloads |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
 //! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`], a server or a cluster of them; [`store::memory`] |
+//! | [`store::redis::limits`] | what proxies share of RingCentral's limits: places of a window, penalties |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
@@ -71,6 +74,10 @@
 //! | [`proxy::selection`] | PURE: who calls, by client key or connection, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
+//! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced, shared by all threads; `pace` asks it |
+//! | [`proxy::throttle::operations`], [`proxy::throttle::groups`] | from a request to its operation (PURE) and its rate-limit group |
+//! | [`proxy::throttle::penalties`], [`proxy::throttle::window`], [`proxy::throttle::queue`], [`proxy::throttle::book`] | PURE: what is kept of one identity: silence asked for, places left, whose turn is next |
+//! | [`proxy::throttle::share`] | PURE: one process's part of a window that several share; `sharing` speaks to the store |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past; `proxy::public` says where that is |

@@ -18,15 +18,17 @@ pub mod links;
 mod login;
 pub mod malformed;
 mod outbound;
+mod pace;
 pub mod peers;
 mod public;
 mod record;
 pub mod replay;
 pub mod routes;
 pub mod selection;
+pub mod throttle;
 pub mod upgrade;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
 pub use record::Records;
 
+use crate::clock::Timestamp;
 use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::Generation;
@@ -64,6 +67,7 @@ use public::Public;
 use record::Record;
 use routes::{Routes, Site};
 use selection::API_KEY;
+use throttle::{Throttle, Turn, Want};
 use upgrade::{Opener, Tunnels};
 
 /// An answer of RingCentral's.
@@ -85,6 +89,10 @@ pub struct Proxy {
     names: Names,
     admission: Arc<Admission>,
     records: Records,
+    /// Shared by all threads; `None` if limits are RingCentral's affair.
+    throttle: Option<Arc<Throttle>>,
+    /// When an answer was last looked at for its limits.
+    noted: Cell<Timestamp>,
 }
 
 /// One of RingCentral's hosts.
@@ -167,7 +175,7 @@ struct Token {
 enum Prepared {
     /// With a token in it.
     Ready(Exchange, Generation),
-    /// There is no token yet.
+    /// There is no token yet, or it is not its turn.
     Early(Option<Box<Early>>),
     /// It is for the proxy itself.
     Call(Option<Box<Call>>),
@@ -198,6 +206,7 @@ struct Early {
     content: Incoming,
     found: Found,
     identity: Whose,
+    want: Option<Want>,
 }
 
 impl Proxy {
@@ -211,6 +220,7 @@ impl Proxy {
         limits: Limits,
         names: Names,
         admission: Arc<Admission>,
+        throttle: Option<Arc<Throttle>>,
         links: &Links,
         records: Records,
     ) -> Self {
@@ -232,6 +242,8 @@ impl Proxy {
             names,
             admission,
             records,
+            throttle,
+            noted: Cell::new(Timestamp::from_unix_millis(0)),
         }
     }
 
@@ -368,21 +380,26 @@ impl Proxy {
             self.forget_key(&mut head);
             return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
         }
-        let (identity, rewrites) =
+        let (identity, caller) =
             self.identity(&head, &found, entry, path.as_deref(), pass.as_ref(), record)?;
+        let rewrites = caller.is_none_or(|client| client.rewrite_links);
         let links = links.filter(|_| rewrites && self.hosts[site.index()].rewrite_links);
+        let now = self.timers.now();
+        let want = self.want(&head, &identity, caller, now)?;
         self.forget_key(&mut head);
-        let token = match &identity {
+        let ready = match &identity {
             Whose::Known(id) => {
                 record.identified(self.identities.keeper(*id).name());
-                self.current_token(*id).map(|token| (*id, token))
+                let token = self.token_at(*id, now);
+                let turn = token.is_some().then(|| self.turn_at_once(*id, want.as_ref(), now));
+                turn.transpose()?.flatten().zip(token).map(|(turn, token)| (*id, token, turn))
             }
             Whose::Stranger(_) | Whose::Sealed(_) => None,
         };
-        let early = Early { site, path, links, head, content, found, identity };
-        Ok(match token {
-            Some((id, token)) => {
-                Prepared::Ready(self.exchange(id, early, token.value), token.generation)
+        let early = Early { site, path, links, head, content, found, identity, want };
+        Ok(match ready {
+            Some((id, token, turn)) => {
+                Prepared::Ready(self.exchange(id, early, token.value, turn), token.generation)
             }
             None => Prepared::Early(Some(Box::new(early))),
         })
@@ -423,28 +440,39 @@ impl Proxy {
             return Box::pin(self.heal(exchange, generation, answer, record)).await;
         }
         self.note_accepted(exchange.identity(), generation);
+        if exchange.is_penalised() {
+            return Box::pin(self.relay_penalty(exchange, answer)).await;
+        }
         Ok(self.to_client(answer, exchange))
     }
 
-    /// The request came before the token did.
+    /// The request came before the token did, or before its turn.
     async fn relay_in_time(
         &self,
         early: Early,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
         let identity = self.known(&early.identity, record).await?;
+        // First, for nobody queues for what cannot be sent; again, because the turn may take its time.
+        self.awaited_token(identity).await?;
+        let want = early.want.or_else(|| self.plain_want(&early.head));
+        let turn = self.turn(identity, want.as_ref()).await?;
         let token = self.awaited_token(identity).await?;
-        let mut exchange = self.exchange(identity, early, token.value);
+        let mut exchange = self.exchange(identity, early, token.value, turn);
         self.relay(&mut exchange, token.generation, record).await
     }
 
     fn current_token(&self, identity: IdentityId) -> Option<Token> {
+        self.token_at(identity, self.timers.now())
+    }
+
+    fn token_at(&self, identity: IdentityId, now: Timestamp) -> Option<Token> {
         let mut local = self.local.borrow_mut();
         if local.len() <= identity.index() {
             local.resize_with(identity.index() + 1, Local::default);
         }
         let slot = self.identities.keeper(identity).slot();
-        let bearer = local[identity.index()].bearer.current(slot, self.timers.now())?;
+        let bearer = local[identity.index()].bearer.current(slot, now)?;
         Some(Token { value: bearer.value.clone(), generation: bearer.generation })
     }
 
@@ -463,8 +491,14 @@ impl Proxy {
         Err(ProxyError::NoToken { identity: keeper.name().to_owned(), why })
     }
 
-    fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { site, path, links, head, content, found, identity: _ } = early;
+    fn exchange(
+        &self,
+        identity: IdentityId,
+        early: Early,
+        bearer: HeaderValue,
+        turn: Turn,
+    ) -> Exchange {
+        let Early { site, path, links, head, content, found, identity: _, want } = early;
         let mut fields = head.headers;
         let host = Some(&self.hosts[site.index()].authority);
         let (injected, via) = (Some(&bearer), self.names.via(head.version));
@@ -478,7 +512,8 @@ impl Proxy {
         }
         let content = Replayable::new(content, &self.limits.keep);
         Exchange::new(
-            Route { site, identity, path, links },
+            Route { site, identity, path, links, want },
+            turn,
             head.method,
             head.uri,
             fields,
@@ -487,16 +522,26 @@ impl Proxy {
         )
     }
 
-    /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
+    /// Sends the request when it is its turn, and once more if a kept-alive connection died under an
+    /// idempotent one.
     async fn send(&self, exchange: &mut Exchange) -> Result<Answer, ProxyError> {
         let mut choice = Choice::Any;
         loop {
+            let mut turn = match exchange.take_turn() {
+                Some(turn) => turn,
+                // Boxed: only a second send comes here.
+                None => Box::pin(self.next_turn(exchange)).await?,
+            };
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
+            turn.depart();
             let Towards::Requests(upstream) = &self.hosts[exchange.site().index()].towards else {
                 unreachable!("what goes to a host for sockets becomes no exchange");
             };
             match upstream.send(request, choice, || exchange.progress()).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.note_limits(exchange, turn, &answer);
+                    return Ok(answer);
+                }
                 Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
                 }

@@ -44,6 +44,7 @@ use crate::proxy::hostnames::Hostnames;
 use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
+use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Records};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::Identities;
@@ -93,6 +94,7 @@ impl Server {
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
         audit: &AuditLog,
+        throttle: Option<&Arc<Throttle>>,
         clock: &Clock,
         malformed: &Arc<MalformedCounts>,
         certificates: Option<InboundCertificates>,
@@ -107,6 +109,7 @@ impl Server {
             limits: limits(&settings.proxy),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
+            throttle: throttle.cloned(),
             inbound_tls: certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,

@@ -27,6 +27,7 @@ use crate::admin::{Admin, AdminStartError, Instruments};
 use crate::audit::{AuditError, AuditLog};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
+use crate::proxy::throttle::Throttle;
 use crate::server::{InboundCertificates, Passed, PassedError, Server, ServerError};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
@@ -37,7 +38,11 @@ use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::identities::Identities;
 use crate::token::keeper::Unavailable;
+use crate::token::names::Names;
 use crate::upstream::{TlsError, Trust, client_config, with_settings};
+use limits::Lasting;
+
+mod limits;
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +100,9 @@ const READINESS: Duration = Duration::from_secs(30);
 pub struct Service {
     server: Server,
     keeping: Keeping,
+    /// RingCentral's limits, for a successor; none if nobody has kept to them yet.
+    limits: Option<Arc<Lasting>>,
+    throttle: Option<Arc<Throttle>>,
     admin: Option<Admin>,
     /// Every proxy that notes in it has one: whose is the last closes it.
     audit: Arc<AuditLog>,
@@ -188,20 +196,34 @@ impl Service {
         let store = store(settings, clock)?;
         let memory = is_memory(settings).then(|| Arc::clone(&store));
         let audit = Arc::new(AuditLog::open(settings.audit.as_ref(), clock)?);
-        let identities = identities_in(store, settings, &tls, clock)?.audited(&audit, "serve");
-        let identities = Arc::new(identities);
+        let names = Arc::default();
+        let identities = identities_in(store, settings, &tls, clock, &names)?;
+        let identities = Arc::new(identities.audited(&audit, "serve"));
+        let limits = Lasting::with(settings, &names, clock, None)?;
+        let throttle = limits.as_ref().and_then(|limits| limits.throttle(settings));
         let certificates = certificates(settings)?;
-        let instruments = Instruments::default().of(certificates.as_ref(), &audit);
+        let instruments = Instruments::default();
+        let instruments = instruments.of(certificates.as_ref(), &audit, limits.as_deref());
         let (counts, own) = (&instruments.malformed, certificates.clone());
-        let server =
-            Server::start(settings, &identities, &tls, &audit, clock, counts, own, passed, None)?;
+        let server = Server::start(
+            settings,
+            &identities,
+            &tls,
+            &audit,
+            throttle.as_ref(),
+            clock,
+            counts,
+            own,
+            passed,
+            None,
+        )?;
         let (superior, orders) = reload::orders();
         let shown = instruments.clone();
         let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
         let admin = settings.admin.as_ref().map(start).transpose()?;
         passed.refuse_rest()?;
         let keeping = Keeping::start(identities, memory, certificates, clock);
-        Ok(Self { server, keeping, admin, audit, instruments, orders })
+        Ok(Self { server, keeping, limits, throttle, admin, audit, instruments, orders })
     }
 
     /// A proxy with `settings` that takes over this one's listening sockets, with the connections
@@ -223,12 +245,18 @@ impl Service {
         };
         let memory = is_memory(settings).then(|| Arc::clone(&store));
         let audit = self.audit_for(settings, clock)?;
-        let identities = identities_in(store, settings, &tls, clock)?.audited(&audit, "serve");
-        let keeping = Keeping::start(Arc::new(identities), memory, certificates.clone(), clock);
-        let instruments = self.instruments.clone().of(certificates.as_ref(), &audit);
-        match self.take_over(settings, &tls, &keeping, certificates, &instruments, clock).await {
+        let names = self.keeping.identities.names();
+        let identities = identities_in(store, settings, &tls, clock, names)?;
+        let identities = Arc::new(identities.audited(&audit, "serve"));
+        let limits = Lasting::with(settings, names, clock, self.limits.as_ref())?;
+        let throttle = limits.as_ref().and_then(|limits| limits.throttle(settings));
+        let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
+        let instruments = self.instruments.clone();
+        let instruments = instruments.of(certificates.as_ref(), &audit, limits.as_deref());
+        let allotted = (throttle.as_ref(), certificates);
+        match self.take_over(settings, &tls, &keeping, allotted, &instruments, clock).await {
             Ok((server, admin, orders)) => {
-                Ok(Self { server, keeping, admin, audit, instruments, orders })
+                Ok(Self { server, keeping, limits, throttle, admin, audit, instruments, orders })
             }
             Err(error) => {
                 keeping.stop().await;
@@ -250,7 +278,7 @@ impl Service {
         settings: &Settings,
         tls: &Arc<ClientConfig>,
         keeping: &Keeping,
-        certificates: Option<InboundCertificates>,
+        (throttle, certificates): (Option<&Arc<Throttle>>, Option<InboundCertificates>),
         instruments: &Instruments,
         clock: &Clock,
     ) -> Result<(Server, Option<Admin>, Orders), SuccessionError> {
@@ -263,9 +291,20 @@ impl Service {
         let none = &mut Passed::default();
         let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
-        let (audit, counts, own) = (&instruments.audit, &instruments.malformed, certificates);
+        let (audit, counts) = (&instruments.audit, &instruments.malformed);
         let (none, old) = (&mut Passed::default(), Some(&self.server));
-        match Server::start(settings, identities, tls, audit, clock, counts, own, none, old) {
+        match Server::start(
+            settings,
+            identities,
+            tls,
+            audit,
+            throttle,
+            clock,
+            counts,
+            certificates,
+            none,
+            old,
+        ) {
             Ok(server) => Ok((server, admin, orders)),
             Err(error) => {
                 if let Some(admin) = admin {
@@ -316,6 +355,11 @@ impl Service {
         &self.audit
     }
 
+    /// What keeps to RingCentral's limits, if anything does.
+    pub fn throttle(&self) -> Option<&Arc<Throttle>> {
+        self.throttle.as_ref()
+    }
+
     /// Drains, finishes what has been begun, and returns.
     ///
     /// # Panics
@@ -330,6 +374,9 @@ impl Service {
             admin.stop().await;
         }
         close(self.audit).await;
+        if let Some(limits) = self.limits {
+            limits.stop().await;
+        }
     }
 
     /// Leaves new connections to a successor, from now on.
@@ -349,6 +396,9 @@ impl Service {
         self.server.retire(hasten).await;
         self.keeping.stop().await;
         close(self.audit).await;
+        if let Some(limits) = self.limits {
+            limits.stop().await;
+        }
     }
 }
 
@@ -364,10 +414,16 @@ const fn is_memory(settings: &Settings) -> bool {
 }
 
 impl Instruments {
-    /// The same, with these certificates and this audit log.
-    fn of(self, certificates: Option<&InboundCertificates>, audit: &AuditLog) -> Self {
+    /// The same, with these certificates, this audit log and these limits.
+    fn of(
+        self,
+        certificates: Option<&InboundCertificates>,
+        audit: &AuditLog,
+        limits: Option<&Lasting>,
+    ) -> Self {
         let certificates = certificates.map(|it| Arc::clone(it.reloads()));
-        Self { certificates, audit: audit.clone(), ..self }
+        let limits = limits.map(|it| Arc::clone(it.board()));
+        Self { certificates, audit: audit.clone(), limits, ..self }
     }
 }
 
@@ -401,7 +457,7 @@ pub fn identities(
     tls: &ClientConfig,
     clock: &Clock,
 ) -> Result<Identities, StartError> {
-    identities_in(store(settings, clock)?, settings, tls, clock)
+    identities_in(store(settings, clock)?, settings, tls, clock, &Arc::default())
 }
 
 fn identities_in(
@@ -409,9 +465,10 @@ fn identities_in(
     settings: &Settings,
     tls: &ClientConfig,
     clock: &Clock,
+    names: &Arc<Names>,
 ) -> Result<Identities, StartError> {
-    let endpoint = endpoint(settings, tls)?;
-    let identities = Identities::new(&settings.identities, store, endpoint, clock.clone());
+    let (endpoint, names) = (endpoint(settings, tls)?, Arc::clone(names));
+    let identities = Identities::by(names, &settings.identities, store, endpoint, clock.clone());
     Ok(identities.knowing(&settings.applications))
 }
 

@@ -110,10 +110,28 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// How RingCentral's limits are kept; `None` if that is the apps' affair.
+    pub throttle: Option<ThrottleSettings>,
     /// Whether a changed file of the configuration is read by itself.
     pub reload_on_change: bool,
     /// Whether the process may leave its memory behind when it crashes, and show it to debuggers.
     pub core_dumps: bool,
+}
+
+/// How RingCentral's limits are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThrottleSettings {
+    /// How requests wait for their turns, if they do.
+    pub pacing: Option<PacingSettings>,
+}
+
+/// How requests wait for their turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacingSettings {
+    /// How long, unless the request says otherwise.
+    pub max_wait: Duration,
+    /// How many at a time.
+    pub max_queue: usize,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -285,6 +303,8 @@ pub struct ClientSettings {
     pub rewrite_links: bool,
     /// What it may ask for; `None` for anything.
     pub policy: Option<Arc<Policy>>,
+    /// Turns per round, where requests wait for them.
+    pub priority: NonZeroU32,
 }
 
 /// What tells a client by its connection. One of these is enough.

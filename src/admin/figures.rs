@@ -8,9 +8,11 @@ use std::sync::Arc;
 use super::Instruments;
 use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::{Kind, Outcome, Page, Reloads};
+use crate::metrics::{Family, Hold, Kind, Outcome, Page, Reloads, Throttling};
 use crate::proxy::malformed::{Malformed, MalformedCounts};
-use crate::token::identities::Identities;
+use crate::proxy::throttle::SharingFigures;
+use crate::proxy::throttle::board::Board;
+use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
 
@@ -43,6 +45,9 @@ pub(super) fn page(
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    if let Some(board) = &instruments.limits {
+        limits(&mut page, identities, board, clock.now());
+    }
     if let Some(reloads) = &instruments.certificates {
         read_anew(&mut page, reloads);
     }
@@ -147,6 +152,71 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn limits(page: &mut Page, identities: &Identities, board: &Board, now: Timestamp) {
+    let added = identities.added().map(|(id, keeper)| (id, keeper.name()));
+    let mut named: Vec<_> =
+        identities.configured().map(|(id, keeper)| (id, keeper.name())).collect();
+    named.extend(added.take(MOST_ADDED));
+    let is_named = |id: IdentityId| named.iter().any(|(named, _)| *named == id);
+    let others: Vec<_> = identities.iter().map(|(id, _)| id).filter(|id| !is_named(*id)).collect();
+    let sum = |count: &dyn Fn(&Throttling) -> u64| {
+        let of = others.iter().filter_map(|id| board.figures(id.number())).map(count).sum::<u64>();
+        of + count(board.other_figures())
+    };
+    let each = |family: &mut Family<'_>,
+                label: Option<(&str, &str)>,
+                count: &dyn Fn(&Throttling) -> u64| {
+        for (id, name) in &named {
+            let labels: Vec<_> = [("identity", *name)].into_iter().chain(label).collect();
+            family.sample(&labels, board.figures(id.number()).map_or(0, count));
+        }
+        let labels: Vec<_> = [("identity", OTHER)].into_iter().chain(label).collect();
+        family.sample(&labels, sum(count));
+    };
+    let name = "ringbearer_throttle_penalties_total";
+    let mut family = page.family(name, Kind::Counter, "Answers 429 of RingCentral's.");
+    each(&mut family, None, &Throttling::penalties);
+    let name = "ringbearer_throttle_held_total";
+    let mut family = page.family(name, Kind::Counter, "Requests that were not sent, by why.");
+    for why in Hold::ALL {
+        each(&mut family, Some(("reason", why.as_str())), &|figures| figures.held(why));
+    }
+    let name = "ringbearer_throttle_waiting";
+    let mut family = page.family(name, Kind::Gauge, "Requests that wait for their turns.");
+    each(&mut family, None, &Throttling::waiting);
+    if let Some(sharing) = board.sharing_figures() {
+        shared_limits(page, sharing);
+    }
+    let name = "ringbearer_rate_limit_remaining";
+    let help = "Requests left in a group, as RingCentral said within the last minute.";
+    let mut family = page.family(name, Kind::Gauge, help);
+    for (id, name) in &named {
+        let Some(figures) = board.figures(id.number()) else { continue };
+        for (group, label) in board.groups().names() {
+            if let Some(left) = figures.remaining(group.index(), now.unix_secs()) {
+                family.sample(&[("identity", name), ("group", label)], left);
+            }
+        }
+    }
+}
+
+/// How the proxies on one store share limits.
+fn shared_limits(page: &mut Page, sharing: SharingFigures) {
+    let name = "ringbearer_throttle_shared";
+    let help = "Whether limits are shared by the store; else each proxy keeps to its own part.";
+    page.family(name, Kind::Gauge, help).sample(&[], u8::from(sharing.is_up));
+    let name = "ringbearer_throttle_replicas";
+    page.family(name, Kind::Gauge, "Proxies that share limits.").sample(&[], sharing.replicas);
+    let name = "ringbearer_throttle_exchanges_total";
+    let help = "How often the store was asked for places, by whether it answered.";
+    let mut family = page.family(name, Kind::Counter, help);
+    family.sample(&[("outcome", "answered")], sharing.answered);
+    family.sample(&[("outcome", "failed")], sharing.failed);
+    let name = "ringbearer_throttle_penalties_heard_total";
+    page.family(name, Kind::Counter, "Penalties that other proxies have met.")
+        .sample(&[], sharing.heard);
+}
+
 fn read_anew(page: &mut Page, reloads: &Reloads) {
     let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
     let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
@@ -177,10 +247,15 @@ fn audited(page: &mut Page, counts: Counts) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
     use super::*;
     use crate::oauth::endpoint::scripted::Script;
-    use crate::settings::{ConfigSource, Overrides, Settings};
+    use crate::proxy::throttle::queue::Caller;
+    use crate::proxy::throttle::{Throttle, Want};
+    use crate::settings::{ConfigSource, Overrides, Settings, ThrottleSettings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
 
@@ -259,5 +334,42 @@ mod tests {
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
         let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
         assert!(page.contains(line), "{page}");
+    }
+    #[tokio::test]
+    async fn limits_are_told_by_identity_and_group_and_their_series_are_bounded() {
+        let identities = identities();
+        enrol(&identities, 0..150).await;
+        let settings = ThrottleSettings { pacing: None };
+        let board = Arc::new(Board::new(Arc::clone(identities.names()), Clock::manual(NOW)));
+        let throttle = Throttle::new(&settings, Arc::clone(&board));
+        let target = "/restapi/v1.0/account/~/call-log".parse().unwrap();
+        let operation = throttle.operation(&Method::GET, &target, &HeaderMap::new());
+        let want = Want { operation, caller: Caller::ANYBODY, max_wait: Duration::ZERO };
+        let mut fields = HeaderMap::new();
+        fields.insert("x-rate-limit-group", HeaderValue::from_static("heavy"));
+        fields.insert("x-rate-limit-remaining", HeaderValue::from_static("0"));
+        for name in ["sales", "added-120"] {
+            let id = identities.find(name).unwrap().number();
+            let turn = throttle.at_once(id, &want, NOW).unwrap().unwrap();
+            throttle.after(turn, id, operation, StatusCode::TOO_MANY_REQUESTS, &fields, NOW);
+            throttle.at_once(id, &want, NOW).unwrap_err();
+        }
+        let seen = Seen { fault: None, left: Vec::new() };
+        let instruments = Instruments { limits: Some(board), ..Instruments::default() };
+        let page = page(&identities, &instruments, &seen, &Clock::manual(NOW));
+        for line in [
+            "ringbearer_throttle_penalties_total{identity=\"sales\"} 1",
+            "ringbearer_throttle_penalties_total{identity=\"support\"} 0",
+            "ringbearer_throttle_penalties_total{identity=\"_other\"} 1",
+            "ringbearer_throttle_held_total{identity=\"sales\",reason=\"penalty\"} 1",
+            "ringbearer_throttle_held_total{identity=\"_other\",reason=\"penalty\"} 1",
+            "ringbearer_throttle_waiting{identity=\"sales\"} 0",
+            "ringbearer_rate_limit_remaining{identity=\"sales\",group=\"heavy\"} 0",
+        ] {
+            assert!(page.contains(&format!("\n{line}\n")), "{line}\n{page}");
+        }
+        let of = |family: &str| page.lines().filter(|line| line.starts_with(family)).count();
+        assert_eq!(of("ringbearer_throttle_penalties_total{"), 103, "2, 100 added and the others");
+        assert_eq!(of("ringbearer_rate_limit_remaining{"), 1, "the others have none");
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
@@ -140,6 +141,7 @@ fn let_in(settings: &mut Settings) -> Option<Secret> {
         identities: Bound::Any,
         client_id: None,
         rewrite_links: true,
+        priority: NonZeroU32::MIN,
         policy: None,
     });
     Some(key)

@@ -116,7 +116,7 @@ impl Proxy {
         }
     }
 
-    /// As whom a request is sent, and whether its client wants links led back.
+    /// As whom a request is sent, and by which client.
     pub(super) fn identity(
         &self,
         head: &Parts,
@@ -125,7 +125,7 @@ impl Proxy {
         path: Option<&str>,
         pass: Option<&Pass>,
         record: &mut Record,
-    ) -> Result<(Whose, bool), ProxyError> {
+    ) -> Result<(Whose, Option<&ClientSettings>), ProxyError> {
         let selection = &self.admission.selection;
         let caller =
             selection.caller(&head.headers, pass, entry.caller).map_err(ProxyError::Denied)?;
@@ -139,7 +139,7 @@ impl Proxy {
             Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
             whose => whose,
         };
-        Ok((whose, caller.is_none_or(|client| client.rewrite_links)))
+        Ok((whose, caller))
     }
 
     /// Whether everybody, and this caller, may ask for what the request asks for. Its target is the one

@@ -16,6 +16,8 @@ use super::access::Refusal;
 use super::facade::Fault;
 use super::malformed::Malformed;
 use super::selection::Denied;
+use super::throttle::{Held, answer};
+use crate::metrics::Hold;
 use crate::policy::Refusal as OutOfPolicy;
 use crate::telemetry::chain;
 use crate::token::keeper::Unavailable;
@@ -76,6 +78,19 @@ pub enum ProxyError {
     /// The client broke its own request off.
     #[error("the request's content ended early")]
     ClientBroke,
+    /// RingCentral's limits let it not be sent now.
+    #[error("{}", held_message(identity, held))]
+    Held {
+        /// Whose request it is.
+        identity: String,
+        /// Why, and until when.
+        held: Held,
+    },
+    /// How long the client would wait is not to be understood.
+    #[error(
+        "X-Ringbearer-Max-Wait is no time to wait: give seconds, as in 30, or a duration, as in 2m"
+    )]
+    MaxWait,
     /// RingCentral gave no answer.
     #[error("{}", chain(.0))]
     Upstream(#[source] SendError),
@@ -106,6 +121,32 @@ fn refusal_message(refusal: Refusal) -> &'static str {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
     }
+}
+
+fn held_message(identity: &str, held: &Held) -> String {
+    let secs = whole_secs(held.retry_after);
+    let what = match &held.group {
+        Some(group) => format!("group \"{group}\" of identity \"{identity}\""),
+        None => format!("this operation of identity \"{identity}\""),
+    };
+    match held.why {
+        Hold::Penalty => format!(
+            "RingCentral has asked for silence in {what}, and each request would make it longer: \
+             nothing is sent for another {secs} s"
+        ),
+        Hold::Turn => format!(
+            "RingCentral's limit leaves no turn in time for {what}: the next may come in {secs} s, \
+             and X-Ringbearer-Max-Wait says how long to wait for it"
+        ),
+        Hold::Queue => format!(
+            "as many requests wait for their turns as proxy.max_queue allows, so none is left for {what}"
+        ),
+    }
+}
+
+/// As in `Retry-After`: never too early, and never none.
+fn whole_secs(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
 fn whose_policy(client: Option<&str>) -> String {
@@ -163,6 +204,12 @@ impl ProxyError {
             Self::Upstream(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "RBR-303"),
             Self::Upstream(SendError::Broken { .. }) => (StatusCode::BAD_GATEWAY, "RBR-304"),
             Self::Loop => (StatusCode::LOOP_DETECTED, "RBR-305"),
+            Self::MaxWait => (StatusCode::BAD_REQUEST, "RBR-163"),
+            Self::Held { held, .. } => match held.why {
+                Hold::Penalty => (StatusCode::TOO_MANY_REQUESTS, "RBR-160"),
+                Hold::Turn => (StatusCode::TOO_MANY_REQUESTS, "RBR-161"),
+                Hold::Queue => (StatusCode::TOO_MANY_REQUESTS, "RBR-162"),
+            },
         }
     }
 
@@ -170,6 +217,7 @@ impl ProxyError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { why, .. } => Some(why.retry_after.max(Duration::from_secs(1))),
+            Self::Held { held, .. } => Some(held.retry_after),
             Self::IdentityNotRead(_)
             | Self::NoFacadeKey
             | Self::Upstream(SendError::Connect(_)) => Some(Duration::from_secs(5)),
@@ -182,6 +230,7 @@ impl ProxyError {
         match self {
             Self::Denied(Denied::PassExpired) => "TokenExpired",
             Self::Denied(Denied::PassVoid) => "TokenInvalid",
+            Self::Held { .. } => "CMN-301",
             _ => self.status_and_code().1,
         }
     }
@@ -238,10 +287,12 @@ impl ProxyError {
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         fields.insert(ERROR_FIELD, HeaderValue::from_static(code));
         if let Some(wait) = self.retry_after() {
-            fields.insert(
-                RETRY_AFTER,
-                wait.as_secs_f64().ceil().max(1.0).to_string().parse().expect("a number"),
-            );
+            fields.insert(RETRY_AFTER, whole_secs(wait).into());
+        }
+        if let Self::Held { held, .. } = &self {
+            let group = held.group.as_deref().map(HeaderValue::from_str);
+            fields.extend(group.and_then(Result::ok).map(|group| (answer::GROUP, group)));
+            fields.insert(answer::REMAINING, HeaderValue::from_static("0"));
         }
         if status == StatusCode::UNAUTHORIZED {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(self.challenge()));
@@ -344,6 +395,32 @@ mod tests {
         assert!(refused.headers().contains_key(ALLOW));
     }
 
+    fn held(why: Hold) -> ProxyError {
+        let retry_after = Duration::from_millis(41_200);
+        let held = Held { why, group: Some("heavy".into()), retry_after };
+        ProxyError::Held { identity: "sales".into(), held }
+    }
+
+    #[test]
+    fn a_request_that_is_held_is_told_when_in_the_words_that_sdks_know() {
+        let response = held(Hold::Penalty).into_response();
+        assert_eq!(response.status(), 429);
+        let fields = response.headers();
+        let of = |name: &str| fields[name].to_str().unwrap();
+        assert_eq!((of("retry-after"), of(ERROR_FIELD)), ("42", "RBR-160"));
+        assert_eq!((of("x-rate-limit-group"), of("x-rate-limit-remaining")), ("heavy", "0"));
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(
+            (&body["errorCode"], &body["errors"][0]["errorCode"]),
+            (&"CMN-301".into(), &"CMN-301".into())
+        );
+        assert_eq!(
+            body["message"],
+            "RingCentral has asked for silence in group \"heavy\" of identity \"sales\", and each \
+             request would make it longer: nothing is sent for another 42 s"
+        );
+    }
+
     #[test]
     fn every_code_is_given_once() {
         let limit = Duration::from_secs(1);
@@ -382,6 +459,10 @@ mod tests {
             ProxyError::Upstream(SendError::Timeout(limit)),
             ProxyError::Upstream(SendError::Connect(ConnectError::Timeout { origin, limit })),
             ProxyError::Loop,
+            ProxyError::MaxWait,
+            held(Hold::Penalty),
+            held(Hold::Turn),
+            held(Hold::Queue),
         ];
         let mut codes: Vec<_> = errors.iter().map(|error| error.status_and_code().1).collect();
         codes.sort_unstable();

@@ -37,6 +37,7 @@ use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::proxy::error;
 use crate::proxy::malformed::MalformedCounts;
+use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy, Records};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
@@ -75,6 +76,7 @@ pub(super) struct Blueprint {
     pub(super) limits: Limits,
     pub(super) names: Names,
     pub(super) admission: Arc<Admission>,
+    pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) links: Links,
     pub(super) inbound_tls: Option<InboundCertificates>,
     pub(super) h2c: bool,
@@ -137,6 +139,7 @@ impl Worker {
             blueprint.limits,
             blueprint.names,
             Arc::clone(&blueprint.admission),
+            blueprint.throttle,
             &blueprint.links,
             blueprint.records,
         );

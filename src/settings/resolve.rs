@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use super::identity::{self, Endpoints, applications, identities};
 use super::policy::policy;
 use super::socket::{self, Access};
 use super::{
-    AuditSettings, HostNames, IdentitySettings, LogFormat, LogSettings, Origin, Place,
-    ProxySettings, RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings,
-    UpstreamSettings, UrlProblem, Warning, tls,
+    AuditSettings, HostNames, IdentitySettings, LogFormat, LogSettings, Origin, PacingSettings,
+    Place, ProxySettings, RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings,
+    ThrottleSettings, UpstreamSettings, UrlProblem, Warning, tls,
 };
 use crate::config::{Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, UpstreamConfig};
 use crate::mark::{Mark, Marked};
@@ -150,6 +150,7 @@ fn proxy(
     directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
+    let throttle = throttle(&config)?;
     let usual = || vec![Place::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))];
     let places = config.listen.unwrap_or_else(usual);
     let listen: Vec<_> = places.iter().filter_map(Place::address).collect();
@@ -205,6 +206,7 @@ fn proxy(
         reload_on_change: config.reload_on_change.unwrap_or(true),
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
         core_dumps: config.core_dumps.unwrap_or(false),
+        throttle,
     })
 }
 
@@ -225,6 +227,20 @@ fn host_names(
 fn cors_origins(written: Vec<String>) -> Result<Vec<Origin>, SettingsError> {
     let origin = |text: String| Origin::parse(&text).map_err(|_| SettingsError::CorsOrigin);
     written.into_iter().map(origin).collect()
+}
+
+fn throttle(config: &ProxyConfig) -> Result<Option<ThrottleSettings>, SettingsError> {
+    let paces = config.pacing.unwrap_or(false);
+    let max_wait = time("proxy.max_wait", config.max_wait, 10 * SECOND, 10 * MINUTE)?;
+    let max_queue = config.max_queue.map_or(1000, NonZeroU32::get);
+    within("proxy.max_queue", &max_queue, &1, &100_000, ToString::to_string)?;
+    if !config.throttle.unwrap_or(true) {
+        let (key, with) = ("proxy.pacing", "proxy.throttle = true");
+        return if paces { Err(SettingsError::UselessWithout { key, with }) } else { Ok(None) };
+    }
+    let max_queue = usize::try_from(max_queue).unwrap_or(usize::MAX);
+    let pacing = paces.then_some(PacingSettings { max_wait, max_queue });
+    Ok(Some(ThrottleSettings { pacing }))
 }
 
 /// Whom the listeners let in.
