@@ -29,6 +29,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
+use crate::metrics::limits::Meters;
 use crate::settings::AdminSettings;
 use crate::token::identities::Identities;
 use access::Gate;
@@ -85,6 +86,7 @@ impl Admin {
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
+        meters: &Arc<Meters>,
         clock: &Clock,
     ) -> Result<Self, AdminStartError> {
         let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
@@ -98,7 +100,8 @@ impl Admin {
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
-        let desk = Desk::new(Arc::clone(identities), gate, clock.clone(), phase.subscribe());
+        let (identities, meters) = (Arc::clone(identities), Arc::clone(meters));
+        let desk = Desk::new(identities, gate, meters, clock.clone(), phase.subscribe());
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
         Ok(Self { addresses, phase, serving })
     }

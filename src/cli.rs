@@ -29,6 +29,7 @@ mod demo;
 mod keygen;
 mod login;
 mod logout;
+mod open_files;
 mod run;
 mod sandbox;
 mod serve;

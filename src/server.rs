@@ -7,8 +7,11 @@
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
+mod answering;
 mod connection;
 mod listen;
+mod opening;
+mod places;
 mod tls;
 mod worker;
 
@@ -24,13 +27,14 @@ pub use listen::ListenError;
 pub use tls::TlsFilesError;
 
 use crate::clock::Clock;
+use crate::metrics::limits::Meters;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Entry, Limits, Links, Names};
-use crate::settings::{ProxySettings, Settings};
+use crate::settings::Settings;
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
 
@@ -68,6 +72,7 @@ impl Server {
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
+        meters: &Arc<Meters>,
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
@@ -75,12 +80,14 @@ impl Server {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
-            limits: limits(&settings.proxy),
+            limits: limits(settings, meters),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            client_limits: settings.proxy.limits,
+            meters: Arc::clone(meters),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
@@ -159,12 +166,21 @@ fn admission(settings: &Settings) -> Admission {
     }
 }
 
-fn limits(settings: &ProxySettings) -> Limits {
-    let memory = ReplayMemory::new(settings.replay_memory);
-    let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory };
+/// What holds for one worker thread. Threads share the memory for replays and nothing else: of the
+/// rest, each has its part.
+fn limits(Settings { proxy, upstream, .. }: &Settings, meters: &Arc<Meters>) -> Limits {
+    let keep = KeepLimit {
+        max_bytes: proxy.max_replay_bytes,
+        max_request_bytes: proxy.limits.max_request_bytes.unwrap_or(u64::MAX),
+        memory: ReplayMemory::new(proxy.replay_memory),
+    };
     Limits {
-        token_wait: settings.token_wait,
+        token_wait: proxy.token_wait,
         keep,
-        websocket_idle: settings.websocket_idle_timeout,
+        websocket_idle: proxy.websocket_idle_timeout,
+        in_flight: proxy.limits.max_in_flight.div_ceil(proxy.workers.get()),
+        pace: proxy.limits.pace,
+        upstream_connections: upstream.max_connections.div_ceil(proxy.workers.get()),
+        meters: Arc::clone(meters),
     }
 }

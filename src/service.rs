@@ -72,9 +72,11 @@ impl Service {
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
         let tls = Arc::new(client_config(&trust(settings))?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
-        let server = Server::start(settings, &identities, &tls, clock)?;
+        let meters = Arc::default();
+        let server = Server::start(settings, &identities, &tls, &meters, clock)?;
         let admin = settings.admin.as_ref();
-        let admin = admin.map(|admin| Admin::start(admin, &identities, clock)).transpose()?;
+        let admin =
+            admin.map(|admin| Admin::start(admin, &identities, &meters, clock)).transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);

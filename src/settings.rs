@@ -15,6 +15,7 @@ use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
+pub use self::limits::{ClientLimits, Http2Limits};
 pub use self::load::{ConfigSource, Overrides};
 pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
@@ -26,6 +27,7 @@ mod error;
 mod facade;
 mod host;
 mod identity;
+mod limits;
 mod load;
 mod origin;
 mod redis;
@@ -88,6 +90,8 @@ pub struct ProxySettings {
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// What clients may ask for, and how long they may take.
+    pub limits: ClientLimits,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -131,6 +135,10 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+    /// How long nothing may come of an answer that has begun.
+    pub stall_timeout: Duration,
+    /// Connections to each host.
+    pub max_connections: usize,
 }
 
 /// `[host.NAME]`: another host of RingCentral's, at `/.ringbearer/NAME/` of the proxy.

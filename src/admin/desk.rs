@@ -24,6 +24,7 @@ use super::health::Health;
 use super::readiness::{Member, judge, serves};
 use crate::clock::Clock;
 use crate::metrics::Page;
+use crate::metrics::limits::Meters;
 use crate::settings::IdentitySettings;
 use crate::store::Enrolment;
 use crate::telemetry::chain;
@@ -48,6 +49,7 @@ pub(super) struct Desk {
     configured: Vec<Arc<IdentitySettings>>,
     health: Health,
     gate: Gate,
+    meters: Arc<Meters>,
     clock: Clock,
     phase: watch::Receiver<Phase>,
 }
@@ -94,13 +96,14 @@ impl Desk {
     pub(super) fn new(
         identities: Arc<Identities>,
         gate: Gate,
+        meters: Arc<Meters>,
         clock: Clock,
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, clock, phase }
+        Self { identities, configured, health, gate, meters, clock, phase }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -164,7 +167,7 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let page = figures::page(&self.identities, &seen, &self.clock);
+        let page = figures::page(&self.identities, &seen, &self.meters, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

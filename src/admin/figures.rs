@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::{Kind, Outcome, Page};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
@@ -20,7 +21,12 @@ const MOST_ADDED: usize = 100;
 const OTHER: &str = "_other";
 
 /// The page as it is now.
-pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> String {
+pub(super) fn page(
+    identities: &Arc<Identities>,
+    seen: &Seen,
+    meters: &Meters,
+    clock: &Clock,
+) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
     let mut added: Vec<_> = identities.added().map(|(_, keeper)| keeper).collect();
     let counts = [("configured", configured.len()), ("added", added.len())];
@@ -35,6 +41,7 @@ pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> 
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    limits(&mut page, meters);
     page.into_text()
 }
 
@@ -132,6 +139,17 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn limits(page: &mut Page, meters: &Meters) {
+    let name = "ringbearer_limit_reached_total";
+    let mut family = page.family(name, Kind::Counter, "How often each limit was reached.");
+    for limit in Limit::ALL {
+        family.sample(&[("limit", limit.as_str())], meters.get(limit));
+    }
+    let name = "ringbearer_client_connections";
+    page.family(name, Kind::Gauge, "Connections of clients that are open.")
+        .sample(&[], meters.connections());
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -165,7 +183,7 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Clock::manual(NOW))
+        page(identities, &seen, &Meters::default(), &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {

@@ -7,7 +7,7 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::Failure;
+use super::{Failure, open_files};
 use crate::clock::Clock;
 use crate::service::Service;
 use crate::settings::{ConfigSource, Settings, Warning};
@@ -20,6 +20,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     telemetry::start(&settings.log);
     announce(settings, source);
+    open_files::raise(settings);
     for warning in warnings {
         warn!("{warning}");
     }

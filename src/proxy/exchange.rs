@@ -9,10 +9,12 @@ use hyper::body::Incoming;
 
 use super::access;
 use super::body::{Outgoing, Replayable};
+use super::in_flight::InFlight;
 use super::links::LinkMap;
 use super::replay::Content;
 use super::routes::Site;
 use crate::token::identities::IdentityId;
+use crate::upstream::Upload;
 
 /// One request of a client's, ready to be sent, twice if need be.
 pub(super) struct Exchange {
@@ -32,6 +34,7 @@ pub(super) struct Route {
     /// The identity that the request's path has named.
     pub(super) path: Option<Box<str>>,
     pub(super) links: Option<Arc<LinkMap>>,
+    pub(super) in_flight: Option<InFlight>,
 }
 
 /// hyper consumes the fields of what it sends. A second set is needed once in an hour, so a copy is
@@ -73,6 +76,11 @@ impl Exchange {
         self.route.links.as_ref()
     }
 
+    /// What counts it; whoever passes its answer on keeps that.
+    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.route.in_flight.take()
+    }
+
     pub(super) fn identity(&self) -> IdentityId {
         self.route.identity
     }
@@ -88,7 +96,7 @@ impl Exchange {
     }
 
     /// How much of its content has passed.
-    pub(super) fn progress(&self) -> u64 {
+    pub(super) fn progress(&self) -> Upload {
         self.content.progress()
     }
 

@@ -6,31 +6,32 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Activity, Busy, Connections, Drainable, Serving};
+use super::answering::Answering;
+use super::connection::{Activity, Busy, Connections, Drainable, Rules, Serving};
+use super::opening::Opening;
+use super::places::{Places, Seated, turn_away};
 use crate::clock::Clock;
+use crate::metrics::limits::{Limit, Meters};
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
-use crate::settings::UpstreamSettings;
+use crate::settings::{ClientLimits, Http2Limits, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::identities::Identities;
 use crate::upstream::LocalExecutor;
@@ -40,9 +41,6 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// How often old upstream connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
-
-/// How long a TLS handshake with a client may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What hyper may buffer of one request before it is passed on, and of one answer before it is
 /// written. Measured: see the pool's.
@@ -68,6 +66,8 @@ pub(super) struct Blueprint {
     pub(super) inbound_tls: Option<TlsAcceptor>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
+    pub(super) client_limits: ClientLimits,
+    pub(super) meters: Arc<Meters>,
     pub(super) drain_timeout: Duration,
     pub(super) log_requests: bool,
     pub(super) clock: Clock,
@@ -84,12 +84,13 @@ pub(super) struct Worker {
     proxy: Rc<Proxy>,
     timers: Timers,
     connections: Connections,
+    places: Places,
+    http2: Http2Limits,
     phase: watch::Receiver<Phase>,
     /// Asked once per answer, where a look at `phase` would be a lock that all workers share.
     is_draining: Cell<bool>,
     inbound_tls: Option<TlsAcceptor>,
     h2c: bool,
-    client_idle_timeout: Duration,
     drain_timeout: Duration,
     clock: Clock,
 }
@@ -112,6 +113,11 @@ impl Worker {
 
     fn new(blueprint: Blueprint, phase: watch::Receiver<Phase>) -> Self {
         let timers = Timers::new(blueprint.clock.clone());
+        let ClientLimits { max_connections, handshake_timeout, pace, http2, .. } =
+            blueprint.client_limits;
+        let (idle_timeout, meters) = (blueprint.client_idle_timeout, blueprint.meters);
+        let places = Places::new(max_connections, Arc::clone(&meters));
+        let rules = Rules { idle_timeout, handshake_timeout, pace, meters };
         let proxy = Proxy::new(
             blueprint.identities,
             &blueprint.upstream,
@@ -125,13 +131,14 @@ impl Worker {
         );
         Self {
             proxy: Rc::new(proxy),
+            connections: Connections::new(timers.clone(), rules),
             timers,
-            connections: Connections::default(),
+            places,
+            http2,
             phase,
             is_draining: Cell::new(false),
             inbound_tls: blueprint.inbound_tls,
             h2c: blueprint.h2c,
-            client_idle_timeout: blueprint.client_idle_timeout,
             drain_timeout: blueprint.drain_timeout,
             clock: blueprint.clock,
         }
@@ -206,12 +213,16 @@ impl Worker {
     }
 
     fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entry: Entry) {
+        let Some(place) = self.places.take() else {
+            return turn_away(stream, self.inbound_tls.is_none());
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
+        let stream = Seated::new(stream, place);
         match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), entry))),
-            None => drop(spawn_local(self.h1(TokioIo::new(stream), entry))),
+            None if self.h2c => drop(spawn_local(self.either(stream, entry))),
+            None => drop(spawn_local(self.h1(stream, entry))),
             Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry))),
         }
     }
@@ -219,51 +230,78 @@ impl Worker {
     async fn shake_hands(
         self: Rc<Self>,
         tls: TlsAcceptor,
-        stream: TcpStream,
+        stream: Seated<TcpStream>,
         peer: SocketAddr,
         entry: Entry,
     ) {
-        match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
+        let Rules { handshake_timeout, meters, .. } = self.connections.rules();
+        match self.timers.within(*handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.h2(TokioIo::new(io), entry).await;
+                self.h2(io, entry).await;
             }
-            Ok(Ok(io)) => self.h1(TokioIo::new(io), entry).await,
+            Ok(Ok(io)) => self.h1(io, entry).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
-            Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
+            Err(error) => {
+                meters.count(Limit::Handshake);
+                tracing::debug!(%error, %peer, "TLS handshake took too long");
+            }
         }
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
         let service = self.service(&activity, entry);
-        let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
-        self.serving(Box::pin(connection.with_upgrades()), activity)
+        let mut builder = http1::Builder::new();
+        let connection = builder.max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service);
+        self.serving(Box::pin(connection.with_upgrades()), activity, None)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
         let service = self.service(&activity, entry);
-        let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
-        self.serving(Box::pin(connection), activity)
+        let (opening, io) = Opening::of(io, false);
+        let limits = self.http2;
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(limits.max_header_bytes)
+            .max_pending_accept_reset_streams(limits.max_pending_resets)
+            .max_local_error_reset_streams(limits.max_error_resets)
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout);
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        self.serving(Box::pin(connection), activity, Some(opening))
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let activity = Rc::default();
         let service = self.service(&activity, entry);
-        let mut builder = auto::Builder::new(LocalExecutor);
+        let (limits, mut builder) = (self.http2, auto::Builder::new(LocalExecutor));
         builder.http1().max_buf_size(BUFFER);
-        let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
-        self.serving(Box::pin(connection), activity)
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(limits.max_header_bytes)
+            .max_pending_accept_reset_streams(limits.max_pending_resets)
+            .max_local_error_reset_streams(limits.max_error_resets)
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout);
+        let (opening, io) = Opening::of(io, true);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        self.serving(Box::pin(connection.into_owned()), activity, Some(opening))
     }
 
-    fn serving<C>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C>
-    where
-        C: Drainable,
-    {
-        let connections = self.connections.clone();
-        let idle = self.timers.deadline(self.client_idle_timeout);
-        Serving::new(connection, activity, connections, idle, self.client_idle_timeout)
+    fn serving<C: Drainable>(
+        &self,
+        connection: Pin<Box<C>>,
+        activity: Rc<Activity>,
+        opening: Option<Opening>,
+    ) -> Serving<C> {
+        let opening = opening.map(Box::new);
+        Serving::new(connection, activity, opening, self.connections.clone())
     }
 
     fn service(
@@ -295,36 +333,10 @@ impl Worker {
         if ends && version < Version::HTTP_2 && self.is_draining.get() {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer.map(|content| Answering { content, _busy: busy })
+        answer.map(|content| Answering::new(content, busy))
     }
 }
 
 /// A client's stream of bytes.
-trait Io: Read + Write + Unpin + Send + 'static {}
-impl<T: Read + Write + Unpin + Send + 'static> Io for T {}
-
-/// An answer on its way; the connection is busy until it is dropped.
-pub(super) struct Answering {
-    content: Outbound,
-    _busy: Busy,
-}
-
-impl Body for Answering {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        Pin::new(&mut self.content).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
-    }
-}
+trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}

@@ -19,6 +19,7 @@ use super::client::clients;
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
+use super::limits::{count, limits};
 use super::{
     HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
     RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
@@ -81,6 +82,7 @@ fn proxy(
     directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
+    let limits = limits(&config)?;
     let listen = config.listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]);
     let addresses: Vec<_> = listen.iter().chain(own).copied().collect();
     let open = Open {
@@ -96,6 +98,7 @@ fn proxy(
     let most = NonZeroUsize::new(1024).expect("it is not zero");
     within("proxy.workers", &workers, &NonZeroUsize::MIN, &most, ToString::to_string)?;
     Ok(ProxySettings {
+        limits,
         tls: config.tls.map(|tls| inbound_tls(tls, directory, warnings)).transpose()?,
         listen,
         hosts: host_names(config.hosts, is_open, warnings)?,
@@ -251,6 +254,7 @@ fn upstream(
     }
     let connect = config.connect_timeout;
     let response = config.response_timeout;
+    let connections = config.max_connections.map(u32::from);
     Ok(UpstreamSettings {
         origin,
         hosts: Vec::new(),
@@ -260,6 +264,8 @@ fn upstream(
         connect_timeout: time("upstream.connect_timeout", connect, 5 * SECOND, 5 * MINUTE)?,
         response_timeout: time("upstream.response_timeout", response, MINUTE, HOUR)?,
         idle_timeout: time("upstream.idle_timeout", config.idle_timeout, 50 * SECOND, HOUR)?,
+        stall_timeout: time("upstream.stall_timeout", config.stall_timeout, 5 * MINUTE, HOUR)?,
+        max_connections: count(("upstream.max_connections", connections), 1000, 100_000)?,
     })
 }
 
@@ -384,7 +390,7 @@ pub(super) fn non_empty(
     }
 }
 
-fn time(
+pub(super) fn time(
     key: &'static str,
     value: Option<Duration>,
     default: Duration,
@@ -430,6 +436,6 @@ fn available_cores() -> NonZeroUsize {
 }
 
 const RINGCENTRAL: &str = "https://platform.ringcentral.com";
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);

@@ -14,15 +14,19 @@ mod facade;
 mod fallback;
 mod fidelity;
 mod fleet;
+mod floods;
 mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod frames;
 mod framing;
 mod herd;
 mod hosts;
 mod http2;
 mod identities;
 mod lifecycle_errors;
+mod limits;
 mod links;
 mod login;
 mod login_site;
@@ -56,6 +60,7 @@ mod sandbox_support;
 mod sandbox_wire;
 mod script;
 mod selection;
+mod slow;
 mod status;
 mod stopped;
 mod store_trouble;
@@ -66,5 +71,6 @@ mod tap;
 mod token_errors;
 mod tokens;
 mod transfer;
+mod uploads;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;
