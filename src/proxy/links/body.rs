@@ -1,55 +1,86 @@
 //! Content that is rewritten as it streams past: memory for one piece at a time, whatever its length.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 
 use super::LinkMap;
-use super::fields::{self, Treatment};
+use super::fields::{self, Present, Treatment};
 use super::json::JsonRewriter;
 use super::multipart::MultipartRewriter;
 
 /// Leads the links in an answer back to the proxy: those in its fields at once, those in its content
 /// as it is read. What says of the content what no longer holds is taken out of the fields.
 ///
+/// Where all of the content has come with the head, which is usual, its new length is known, and an
+/// answer without links keeps every field.
+///
 /// Comes behind [`headers::to_client`](crate::proxy::headers::to_client), which would take
 /// [`fields::LINKS_FIELD`] away as RingCentral's.
-pub fn rewrite<B>(links: &Arc<LinkMap>, answer: Response<B>) -> Response<Rewritten<B>> {
-    let (mut head, content) = answer.into_parts();
-    links.rewrite_fields(&mut head.headers);
-    let rewriter = match Treatment::of(head.status, &head.headers) {
-        Treatment::Pass => None,
+pub fn rewrite<B>(links: &Arc<LinkMap>, answer: Response<B>) -> Response<Rewritten<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (mut head, mut content) = answer.into_parts();
+    let present = Present::of(&head.headers);
+    links.rewrite_present(present, &mut head.headers);
+    let mut rewriter = match Treatment::knowing(present, head.status, &head.headers) {
+        Treatment::Pass => return Response::from_parts(head, Rewritten::untouched(content)),
         Treatment::PassCompressed => {
             fields::note_compressed(&mut head.headers);
-            None
+            return Response::from_parts(head, Rewritten::untouched(content));
         }
-        Treatment::Json => Some(Rewriter::Json(JsonRewriter::new(Arc::clone(links)))),
+        Treatment::Json => Rewriter::Json(JsonRewriter::new(Arc::clone(links))),
         Treatment::Multipart(boundary) => {
-            Some(Rewriter::Multipart(MultipartRewriter::new(Arc::clone(links), boundary)))
+            Rewriter::Multipart(MultipartRewriter::new(Arc::clone(links), boundary))
         }
     };
-    if rewriter.is_some() {
-        fields::adjust(&mut head.headers);
-    }
-    let work = rewriter.map(|rewriter| Box::new(Work { rewriter, end: End::NotYet }));
-    Response::from_parts(head, Rewritten { content, work })
+    let first = match at_hand(&mut content) {
+        Some(Ok(frame)) if frame.is_data() && content.is_end_stream() => {
+            let content_then = frame.into_data().unwrap_or_default();
+            let place = content_then.as_ptr_range();
+            let whole = rewriter.feed_all(content_then);
+            if whole.as_ptr_range() != place {
+                fields::adjust(&mut head.headers);
+                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+            }
+            return Response::from_parts(head, Rewritten { content, whole, work: None });
+        }
+        first => first,
+    };
+    fields::adjust(&mut head.headers);
+    let work = Some(Box::new(Work { rewriter, first, end: End::NotYet }));
+    Response::from_parts(head, Rewritten { content, whole: Bytes::new(), work })
+}
+
+/// What can be had of `content` without waiting.
+fn at_hand<B: Body<Data = Bytes> + Unpin>(
+    content: &mut B,
+) -> Option<Result<Frame<Bytes>, B::Error>> {
+    if content.is_end_stream() { None } else { content.frame().now_or_never().flatten() }
 }
 
 /// Content, perhaps with its links led back.
-#[derive(Debug)]
-pub struct Rewritten<B> {
+pub struct Rewritten<B: Body> {
     content: B,
+    /// All of the content, rewritten, if it came with the head.
+    whole: Bytes,
     /// Boxed: every connection has room for an answer.
-    work: Option<Box<Work>>,
+    work: Option<Box<Work<B::Error>>>,
 }
 
-#[derive(Debug)]
-struct Work {
+struct Work<E> {
     rewriter: Rewriter,
+    /// What came with the head.
+    first: Option<Result<Frame<Bytes>, E>>,
     end: End,
 }
 
@@ -67,10 +98,16 @@ enum Rewriter {
     Multipart(MultipartRewriter),
 }
 
-impl<B> Rewritten<B> {
+impl<B: Body> Rewritten<B> {
     /// Content that stays as it is.
     pub fn untouched(content: B) -> Self {
-        Self { content, work: None }
+        Self { content, whole: Bytes::new(), work: None }
+    }
+}
+
+impl<B: Body> fmt::Debug for Rewritten<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rewritten").field("whole", &self.whole.len()).finish_non_exhaustive()
     }
 }
 
@@ -89,6 +126,12 @@ impl Rewriter {
         }
     }
 
+    /// A whole content: the same piece of memory if nothing had to be replaced.
+    fn feed_all(&mut self, content: Bytes) -> Bytes {
+        let (begin, rest) = (self.feed(content), self.finish());
+        if rest.is_empty() { begin } else { [begin, rest].concat().into() }
+    }
+
     fn is_idle(&self) -> bool {
         match self {
             Self::Json(json) => json.is_idle(),
@@ -97,7 +140,7 @@ impl Rewriter {
     }
 }
 
-impl Work {
+impl<E> Work<E> {
     /// What a frame becomes; `None` if all of it is held back.
     fn take(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         let piece = match frame.into_data() {
@@ -133,10 +176,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Rewritten<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let Self { content, work } = &mut *self;
+        let Self { content, whole, work } = &mut *self;
+        if !whole.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole)))));
+        }
         let Some(work) = work else { return Pin::new(content).poll_frame(cx) };
         while matches!(work.end, End::NotYet) {
-            match ready!(Pin::new(&mut *content).poll_frame(cx)) {
+            let next = match work.first.take() {
+                Some(first) => Some(first),
+                None => ready!(Pin::new(&mut *content).poll_frame(cx)),
+            };
+            match next {
                 Some(Ok(frame)) => {
                     if let Some(frame) = work.take(frame) {
                         return Poll::Ready(Some(Ok(frame)));
@@ -155,9 +205,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Rewritten<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.work {
-            None => self.content.is_end_stream(),
+            None => self.whole.is_empty() && self.content.is_end_stream(),
             Some(work) => match work.end {
-                End::NotYet => self.content.is_end_stream() && work.rewriter.is_idle(),
+                End::NotYet => {
+                    work.first.is_none() && self.content.is_end_stream() && work.rewriter.is_idle()
+                }
                 End::Trailers(_) => false,
                 End::Over => true,
             },
@@ -166,7 +218,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Rewritten<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.work {
-            None => self.content.size_hint(),
+            None if self.whole.is_empty() => self.content.size_hint(),
+            // Nothing is behind it.
+            None => SizeHint::with_exact(self.whole.len() as u64),
             Some(_) if self.is_end_stream() => SizeHint::with_exact(0),
             // Links may grow and shrink.
             Some(_) => SizeHint::new(),
@@ -178,9 +232,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Rewritten<B> {
 mod tests {
     use std::collections::VecDeque;
 
-    use futures_util::FutureExt;
-    use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
-    use http_body_util::{BodyExt, Empty, Full};
+    use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+    use http_body_util::{Empty, Full};
 
     use super::super::tests::links;
     use super::*;
@@ -224,7 +277,7 @@ mod tests {
         Response::builder().header(CONTENT_TYPE, content_type).body(content).unwrap()
     }
 
-    fn rewritten<B>(answer: Response<B>) -> Response<Rewritten<B>> {
+    fn rewritten<B: Body<Data = Bytes> + Unpin>(answer: Response<B>) -> Response<Rewritten<B>> {
         rewrite(&Arc::new(links()), answer)
     }
 
@@ -263,6 +316,29 @@ mod tests {
         assert_eq!(text(&mut body), "\",\"b\":1}");
         assert!(body.is_end_stream());
         assert!(next(&mut body).is_none());
+    }
+
+    #[test]
+    fn content_that_came_with_the_head_keeps_a_length() {
+        let linked = "{\"uri\":\"https://platform.ringcentral.com/a\",\"note\":\"http";
+        for (content, expected, etag) in [
+            ("{\"a\":\"https://elsewhere.test/\"}", None, "\"a\""),
+            (linked, Some("{\"uri\":\"http://127.0.0.1:8080/a\",\"note\":\"http"), "W/\"a\""),
+        ] {
+            let mut answer = answer(JSON, Full::new(Bytes::from(content)));
+            answer.headers_mut().insert(CONTENT_LENGTH, content.len().into());
+            answer.headers_mut().insert(ETAG, "\"a\"".parse().unwrap());
+            let answer = rewritten(answer);
+            let expected = expected.unwrap_or(content);
+            assert_eq!(answer.headers()[CONTENT_LENGTH], expected.len().to_string());
+            assert_eq!(answer.headers()[ETAG], etag);
+            let mut body = answer.into_body();
+            assert_eq!(body.size_hint().exact(), Some(expected.len() as u64));
+            assert!(!body.is_end_stream());
+            assert_eq!(text(&mut body), expected);
+            assert!(body.is_end_stream());
+            assert!(next(&mut body).is_none());
+        }
     }
 
     #[test]

@@ -9,8 +9,7 @@
 use http::StatusCode;
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_RANGE, CONTENT_TYPE, ETAG, Entry, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LINK,
-    LOCATION,
+    CONTENT_TYPE, ETAG, Entry, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LINK, LOCATION,
 };
 
 use super::LinkMap;
@@ -38,20 +37,50 @@ pub enum Treatment {
     Multipart(Boundary),
 }
 
+/// What one look at all names of an answer's fields has found: cheaper than to look each of them up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Present {
+    links: bool,
+    range: bool,
+    coding: bool,
+}
+
+impl Present {
+    pub(super) fn of(fields: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in fields.keys() {
+            match name.as_str() {
+                "location" | "content-location" | "link" => present.links = true,
+                "content-range" => present.range = true,
+                "content-encoding" => present.coding = true,
+                _ => {}
+            }
+        }
+        present
+    }
+}
+
 impl Treatment {
     /// By status and fields.
     pub fn of(status: StatusCode, fields: &HeaderMap) -> Self {
+        Self::knowing(Present::of(fields), status, fields)
+    }
+
+    /// The same where it is known which fields there are.
+    pub(super) fn knowing(present: Present, status: StatusCode, fields: &HeaderMap) -> Self {
         // Of a partial answer nobody knows where in the text it begins; its length is promised.
-        if status == StatusCode::PARTIAL_CONTENT || fields.contains_key(CONTENT_RANGE) {
+        if status == StatusCode::PARTIAL_CONTENT || present.range {
             return Self::Pass;
         }
         let content_type = fields.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-        let treatment = match Boundary::of_mixed(content_type) {
-            Some(boundary) => Self::Multipart(boundary),
-            None if is_json(content_type) => Self::Json,
-            None => return Self::Pass,
+        let treatment = if is_json(content_type) {
+            Self::Json
+        } else if let Some(boundary) = Boundary::of_mixed(content_type) {
+            Self::Multipart(boundary)
+        } else {
+            return Self::Pass;
         };
-        if fields.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        if !present.coding || fields.get_all(CONTENT_ENCODING).iter().all(is_identity) {
             treatment
         } else {
             Self::PassCompressed
@@ -127,6 +156,14 @@ fn strengthen(fields: &mut HeaderMap) {
 impl LinkMap {
     /// Leads the links in an answer's fields back: `Location`, `Content-Location`, `Link`.
     pub fn rewrite_fields(&self, fields: &mut HeaderMap) {
+        self.rewrite_present(Present::of(fields), fields);
+    }
+
+    /// The same where it is known which fields there are.
+    pub(super) fn rewrite_present(&self, present: Present, fields: &mut HeaderMap) {
+        if !present.links {
+            return;
+        }
         for name in [LOCATION, CONTENT_LOCATION] {
             self.rewrite_lines(fields, name, Self::rewrite_location);
         }
@@ -222,6 +259,9 @@ fn weakened(tag: &HeaderValue) -> Option<HeaderValue> {
 
 /// Whether `identity;q=0`, or `*;q=0` without a word on identity, stands there (RFC 9110 §12.5.3).
 fn refuses_identity(line: &HeaderValue) -> bool {
+    if memchr::memmem::find(line.as_bytes(), b"=0").is_none() {
+        return false;
+    }
     let line = String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase();
     let weight_is_zero = |name: &str| {
         line.split(',').filter_map(|member| member.split_once(';')).find_map(|(coding, weight)| {

@@ -73,6 +73,9 @@ impl JsonRewriter {
 
     /// Gives what was held back when the text ended.
     pub fn finish(&mut self) -> Bytes {
+        if self.held.is_empty() {
+            return Bytes::new();
+        }
         let text = self.held.split().freeze();
         if self.is_broken { text } else { self.scan(text, true) }
     }
