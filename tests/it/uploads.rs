@@ -13,7 +13,7 @@ use crate::wire::{Wire, get};
 
 const CAP_KIB: u64 = 64 * 1024;
 /// What the buffers of one connection on either side of the proxy may hold.
-const BUFFERS_KIB: u64 = 1024;
+const BUFFERS_KIB: u64 = 2 * 1024;
 
 fn wanted(name: &str, usual: usize) -> usize {
     let wanted = std::env::var_os(name);
