@@ -122,7 +122,9 @@ impl ProxyError {
             Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-120"),
             Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
             Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
-            Self::SlowClient => (StatusCode::REQUEST_TIMEOUT, "RBR-140"),
+            Self::SlowClient | Self::Upstream(SendError::SlowClient) => {
+                (StatusCode::REQUEST_TIMEOUT, "RBR-140")
+            }
             Self::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "RBR-141"),
             Self::InFlight(_) => (StatusCode::SERVICE_UNAVAILABLE, "RBR-142"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "RBR-143"),
@@ -139,7 +141,6 @@ impl ProxyError {
             Self::Upstream(SendError::Connect(ConnectError::NoneFree { .. })) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-144")
             }
-            Self::Upstream(SendError::SlowClient) => (StatusCode::REQUEST_TIMEOUT, "RBR-140"),
             Self::Upstream(SendError::Connect(_)) => (StatusCode::BAD_GATEWAY, "RBR-302"),
             Self::Upstream(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "RBR-303"),
             Self::Upstream(SendError::Broken { .. }) => (StatusCode::BAD_GATEWAY, "RBR-304"),

@@ -77,14 +77,13 @@ fn http2(config: &Http2Config) -> Result<Http2Limits, SettingsError> {
     let streams = number("proxy.http2.max_streams", config.max_streams, 100, 10_000)?;
     let pending = "proxy.http2.max_pending_resets";
     let errors = "proxy.http2.max_error_resets";
-    let (ping, pong) = (config.ping_interval, config.ping_timeout);
     Ok(Http2Limits {
         max_streams: u32::try_from(streams).unwrap_or(u32::MAX),
         max_header_bytes: u32::try_from(fields).unwrap_or(u32::MAX),
         max_pending_resets: number(pending, config.max_pending_resets, 20, 1000)?,
         max_error_resets: number(errors, config.max_error_resets, 1000, 100_000)?,
-        ping_interval: time("proxy.http2.ping_interval", ping, 20 * SECOND, HOUR)?,
-        ping_timeout: time("proxy.http2.ping_timeout", pong, 20 * SECOND, HOUR)?,
+        ping_interval: time("proxy.http2.ping_interval", config.ping_interval, 20 * SECOND, HOUR)?,
+        ping_timeout: time("proxy.http2.ping_timeout", config.ping_timeout, 20 * SECOND, HOUR)?,
     })
 }
 

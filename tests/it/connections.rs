@@ -270,7 +270,7 @@ async fn an_upload_that_is_slow_but_progresses_is_not_given_up() {
     let upstream_url = Some(format!("http://{}", listener.local_addr().unwrap()));
     let (upstream, proxy) = ("response_timeout = \"30s\"", "client_stall_bytes = \"1B\"");
     let (upstream, proxy) = (upstream.into(), format!("{LONG_IDLE}{proxy}"));
-    let wishes = Wishes { upstream_url, upstream, proxy, ..Wishes::default() };
+    let wishes = Wishes { proxy, upstream, upstream_url, ..Wishes::default() };
     let (environment, upstream) = (Environment::with(wishes).await, listener);
     let mut client = Wire::open(environment.address()).await;
     client.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").await;

@@ -140,7 +140,7 @@ async fn an_answer_that_is_still_being_read_is_under_way() {
 
 #[tokio::test]
 async fn requests_that_wait_for_a_token_are_bounded_with_the_others() {
-    let environment = limited("max_in_flight = 2").await;
+    let environment = limited("max_in_flight = 2\ntoken_wait = \"10m\"").await;
     let delay = FaultKind::delay(Duration::from_secs(5));
     environment.control().inject(Fault::once(Place::Token, delay));
     let mut waiting = Vec::new();

@@ -11,7 +11,7 @@ use crate::program::Program;
 use crate::support::{ECHO, sends};
 use crate::wire::{Wire, get};
 
-const CAP_KIB: u64 = 64 * 1024;
+const CAP_KIB: u64 = 32 * 1024;
 /// What the buffers of one connection on either side of the proxy may hold.
 const BUFFERS_KIB: u64 = 2 * 1024;
 
@@ -23,11 +23,11 @@ fn wanted(name: &str, usual: usize) -> usize {
 #[tokio::test]
 async fn uploads_that_are_refused_together_stay_within_the_memory_for_replays() {
     let uploads = wanted("RINGBEARER_UPLOADS", 20);
-    let bytes = wanted("RINGBEARER_UPLOAD_BYTES", 10_000_000);
+    let bytes = wanted("RINGBEARER_UPLOAD_BYTES", 4_000_000);
     let rules = Rules { log_capacity: 10 * uploads, ..Rules::unlimited() };
     let options = SandboxOptions { rules, ..SandboxOptions::default() };
     let sandbox = Sandbox::start(options).await.unwrap();
-    let limits = format!("max_replay_bytes = \"{bytes}B\"\nreplay_memory = \"64MiB\"");
+    let limits = format!("max_replay_bytes = \"{bytes}B\"\nreplay_memory = \"32MiB\"");
     let program = Program::start(&sandbox, &limits, &[]).await;
     assert_eq!(Wire::open(program.address).await.ask(get(ECHO)).await.status, 200);
     let before = program.peak_memory();
