@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How long a good client is measured in peace.
 const PEACE: Duration = Duration::from_secs(5);
 /// Beyond the quarter by which timers come late: the machine is busy.
-const SLACK: Duration = Duration::from_secs(4);
+const SLACK: Duration = Duration::from_secs(10);
 
 const ECHO: &str = "/restapi/v1.0/sandbox/echo";
 const FILE: &str = "/restapi/v1.0/account/~/extension/~/message-store/1/content/2?size=100000000";

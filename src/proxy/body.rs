@@ -63,8 +63,8 @@ pub struct KeepLimit {
     pub memory: ReplayMemory,
 }
 
-/// What a kept piece takes besides its bytes, so that content in many small ones is not kept for less
-/// than it costs.
+/// The least that a kept piece is charged for: content in many small ones takes more memory than its
+/// bytes.
 const PIECE: usize = 64;
 
 /// The content of one client request; hands out one [`Outgoing`] per send.
@@ -175,6 +175,8 @@ pub struct Kept<S> {
     /// The pieces so far; empty once `state` is no longer `Content::Kept`.
     pieces: Vec<Bytes>,
     size: usize,
+    /// What is on the account for them.
+    charged: usize,
     trailers: Option<HeaderMap>,
     finished: bool,
     state: Content,
@@ -198,6 +200,7 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
             limit,
             pieces: Vec::new(),
             size: 0,
+            charged: 0,
             trailers: None,
             finished: false,
             state: Content::Kept,
@@ -286,10 +289,11 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
         }
         if self.size + piece.len() > self.limit.max_bytes {
             self.drop_kept(Content::TooLong);
-        } else if !self.limit.memory.take(piece.len() + PIECE) {
+        } else if !self.limit.memory.take(piece.len().max(PIECE)) {
             self.drop_kept(Content::MemoryFull);
         } else {
             self.size += piece.len();
+            self.charged += piece.len().max(PIECE);
             // A copy, not a clone: a clone would pin the whole read buffer the piece is part of,
             // which the account knows nothing of, and make the next read allocate a new one.
             self.pieces.push(Bytes::copy_from_slice(piece));
@@ -300,21 +304,14 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
         if self.state == Content::Kept {
             self.state = state;
         }
-        self.limit.memory.give_back(self.taken());
         (self.pieces, self.size) = (Vec::new(), 0);
-    }
-}
-
-impl<S> Kept<S> {
-    /// What is on the account for it.
-    fn taken(&self) -> usize {
-        self.size + self.pieces.len() * PIECE
+        self.limit.memory.give_back(std::mem::take(&mut self.charged));
     }
 }
 
 impl<S> Drop for Kept<S> {
     fn drop(&mut self) {
-        self.limit.memory.give_back(self.taken());
+        self.limit.memory.give_back(self.charged);
     }
 }
 
@@ -478,7 +475,7 @@ mod tests {
         let mut content = Replayable::new(Pieces::of(&["one ", "two ", "three"]), &limit);
         assert_eq!(text(&mut content.attempt().unwrap()), "one two three");
         assert_eq!(content.state(), Content::Kept);
-        assert_eq!(limit.memory.used(), 13 + 3 * PIECE);
+        assert_eq!(limit.memory.used(), 3 * PIECE);
         assert_eq!(text(&mut content.attempt().unwrap()), "one two three");
         drop(content);
         assert_eq!(limit.memory.used(), 0);
@@ -514,7 +511,7 @@ mod tests {
         assert_eq!(text(&mut one.attempt().unwrap()), "12345678");
         assert_eq!(text(&mut two.attempt().unwrap()), "12345678");
         assert_eq!((one.state(), two.state()), (Content::Kept, Content::MemoryFull));
-        assert_eq!(limit.memory.used(), 8 + PIECE);
+        assert_eq!(limit.memory.used(), PIECE);
     }
 
     #[test]

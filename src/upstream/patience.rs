@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn the_time_to_answer_begins_when_the_content_is_over() {
-        let upload = |now| at(now, if now < 100 { Stage::There } else { Stage::Over });
+        let upload =
+            |now: u64| at(now.min(100), if now < 100 { Stage::There } else { Stage::Over });
         let (late, when) = end(upload).unwrap();
         assert_eq!(late, Late::Answer);
         assert!((160..=170).contains(&when), "{when}");
