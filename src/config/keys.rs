@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     AdminConfig, ApplicationConfig, ClientConfig, Config, FacadeConfig, HostConfig, Http2Config,
-    IdentityConfig, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
+    IdentityConfig, LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -29,6 +29,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["application", NAME], fields::<ApplicationConfig>()),
         (&["identity", NAME], fields::<IdentityConfig>()),
         (&["client", NAME], fields::<ClientConfig>()),
+        (&["policy"], fields::<PolicyConfig>()),
         (&["facade"], fields::<FacadeConfig>()),
         (&["store"], fields::<StoreConfig>()),
         (&["admin"], fields::<AdminConfig>()),

@@ -20,6 +20,7 @@ use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
 use super::limits::{count, limits};
+use super::policy::policy;
 use super::{
     HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
     RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
@@ -54,6 +55,7 @@ pub(super) fn settings(
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
+    let policy = policy(config.policy, "policy", &mut warnings)?;
     let facade = facade(config.facade, &mut sources)?;
     if identities.is_empty() {
         warnings.push(Warning::NoIdentity);
@@ -70,8 +72,18 @@ pub(super) fn settings(
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
     let applications = applications.into_values().collect();
-    let settings =
-        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
+    let settings = Settings {
+        proxy,
+        upstream,
+        applications,
+        identities,
+        clients,
+        policy,
+        facade,
+        store,
+        admin,
+        log,
+    };
     Ok((settings, warnings))
 }
 
