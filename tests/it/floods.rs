@@ -180,15 +180,15 @@ async fn content_in_frames_of_a_byte_ends_the_connection() {
 
 #[tokio::test]
 async fn content_in_chunks_of_a_byte_is_not_kept_for_less_than_it_costs() {
-    const CHUNKS: usize = 500_000;
+    const CHUNKS: usize = 300_000;
     let site = Site::open("replay_memory = \"2MiB\"").await;
     let mut wire = Wire::open(site.program.address).await;
     let head = format!("POST {ECHO} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     wire.send(head + &"1\r\na\r\n".repeat(CHUNKS) + "0\r\n\r\n").await;
     let answer = wire.answer().await;
     assert_eq!((answer.status, &answer.json()["bodyBytes"]), (200, &CHUNKS.into()));
-    // As many pieces would take 32 MiB.
-    site.is_well_within(16 * 1024).await;
+    // As many pieces would take 19 MiB.
+    site.is_well_within(12 * 1024).await;
 }
 
 #[tokio::test]

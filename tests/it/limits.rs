@@ -387,20 +387,21 @@ async fn requests_wait_for_an_upstream_connection_and_then_are_told() {
 async fn a_401_that_was_not_replayed_for_want_of_memory_is_counted() {
     let proxy = "max_replay_bytes = \"1KiB\"\nreplay_memory = \"1KiB\"";
     let environment = limited(proxy).await;
-    let post = |length: usize| {
-        let head = format!("POST {ECHO} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
-        head + &"a".repeat(length)
-    };
+    let head = format!("POST {ECHO} HTTP/1.1\r\nHost: a\r\n");
+    let long = format!("{head}Content-Length: 1025\r\n\r\n{}", "a".repeat(1025));
+    // Each is charged for more than its byte.
+    let pieces = "1\r\na\r\n".repeat(100);
+    let pieces = format!("{head}Transfer-Encoding: chunked\r\n\r\n{pieces}0\r\n\r\n");
     let mut wire = Wire::open(environment.address()).await;
-    for (length, reason, limit) in [
-        (1025, "no; request content is longer than max_replay_bytes", "replay_bytes"),
-        (1000, "no; replay_memory is used up", "replay_memory"),
+    for (request, reason, limit) in [
+        (long, "no; request content is longer than max_replay_bytes", "replay_bytes"),
+        (pieces, "no; replay_memory is used up", "replay_memory"),
     ] {
         // The renewal that the last 401 has caused is over.
         environment.rest().await;
         assert_eq!(wire.ask(get(ECHO)).await.status, 200);
         environment.control().revoke_access_tokens();
-        let answer = wire.ask(post(length)).await;
+        let answer = wire.ask(request).await;
         assert_eq!((answer.status, answer.field("x-ringbearer-replay")), (401, Some(reason)));
         assert_eq!(reached(&environment, limit).await, 1);
     }
