@@ -14,7 +14,8 @@ mod readiness;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +24,17 @@ use futures_util::future::select_all;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
+use crate::metrics::Reloads;
 use crate::metrics::limits::Meters;
 use crate::settings::AdminSettings;
+use crate::socket_file::{SocketError, SocketFile};
 use crate::token::identities::Identities;
 use access::Gate;
 use desk::Desk;
@@ -47,6 +51,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// No head comes near it.
 const BUFFER: usize = 16 * 1024;
 
+const THIS_MACHINE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// Why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminStartError {
@@ -62,6 +68,9 @@ pub enum AdminStartError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket.
+    #[error("admin.listen: {0}")]
+    Socket(#[from] SocketError),
 }
 
 /// How far the end has come.
@@ -76,6 +85,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Admin {
     addresses: Vec<SocketAddr>,
+    files: Vec<SocketFile>,
     phase: watch::Sender<Phase>,
     serving: JoinHandle<()>,
 }
@@ -87,6 +97,7 @@ impl Admin {
         settings: &AdminSettings,
         identities: &Arc<Identities>,
         meters: &Arc<Meters>,
+        certificates: Option<Arc<Reloads>>,
         clock: &Clock,
     ) -> Result<Self, AdminStartError> {
         let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
@@ -96,14 +107,29 @@ impl Admin {
                 _ => AdminStartError::Bind { address, source },
             })?;
             addresses.push(listener.local_addr().unwrap_or(address));
-            listeners.push(listener);
+            listeners.push(Door::Tcp(listener));
+        }
+        let mut files = Vec::new();
+        for socket in &settings.sockets {
+            let (listener, file) = SocketFile::bind(socket)?;
+            let listener = tokio::net::UnixListener::from_std(listener);
+            let path = || socket.path.clone();
+            let failed = |source| SocketError::Bind { path: path(), source };
+            listeners.push(Door::Unix(listener.map_err(failed)?));
+            files.push(file);
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
         let (identities, meters) = (Arc::clone(identities), Arc::clone(meters));
-        let desk = Desk::new(identities, gate, meters, clock.clone(), phase.subscribe());
+        let phases = phase.subscribe();
+        let desk = Desk::new(identities, gate, meters, certificates, clock.clone(), phases);
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
-        Ok(Self { addresses, phase, serving })
+        Ok(Self { addresses, files, phase, serving })
+    }
+
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(SocketFile::path)
     }
 
     /// Where it listens.
@@ -132,11 +158,7 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener)
 }
 
-async fn serve(
-    desk: Arc<Desk>,
-    listeners: Vec<tokio::net::TcpListener>,
-    phase: watch::Receiver<Phase>,
-) {
+async fn serve(desk: Arc<Desk>, listeners: Vec<Door>, phase: watch::Receiver<Phase>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut watching = pin!(desk.watch_store());
@@ -152,10 +174,10 @@ async fn serve(
             () = &mut ended => break,
             Some(ended) = connections.join_next() => ended.expect("an answer does not panic"),
             (accepted, place) = accepted => match accepted {
-                Ok((stream, _)) => {
+                Ok(arrival) => {
                     let (desk, phase) = (Arc::clone(&desk), phase.clone());
                     connections.spawn(async move {
-                        converse(desk, stream, phase).await;
+                        greet(desk, arrival, phase).await;
                         drop(place);
                     });
                 }
@@ -184,8 +206,43 @@ async fn ended(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
 }
 
-async fn converse(desk: Arc<Desk>, stream: TcpStream, phase: watch::Receiver<Phase>) {
-    let Ok(local) = stream.local_addr() else { return };
+/// Where somebody comes in.
+enum Door {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+enum Arrival {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Arrival> {
+        Ok(match self {
+            Self::Tcp(listener) => Arrival::Tcp(listener.accept().await?.0),
+            Self::Unix(listener) => Arrival::Unix(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn greet(desk: Arc<Desk>, arrival: Arrival, phase: watch::Receiver<Phase>) {
+    match arrival {
+        Arrival::Tcp(stream) => {
+            let Ok(local) = stream.local_addr() else { return };
+            converse(desk, stream, local, phase).await;
+        }
+        // It has no address, so it goes by that of this machine.
+        Arrival::Unix(stream) => converse(desk, stream, THIS_MACHINE, phase).await,
+    }
+}
+
+async fn converse(
+    desk: Arc<Desk>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    local: SocketAddr,
+    phase: watch::Receiver<Phase>,
+) {
     let service = service_fn(|request| {
         let desk = Arc::clone(&desk);
         async move { Ok::<_, Infallible>(desk.answer(request, local).await) }

@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::oauth::TokenError;
 use crate::sandbox::SandboxError;
 use crate::secret::{Environment, Secret, SecretSource, Sources};
 use crate::service::StartError;
-use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::settings::{ConfigSource, NoPlace, Overrides, Place, Settings, SettingsError, Warning};
 use crate::store::archive::ArchiveError;
 use crate::store::seal::SealError;
 use crate::telemetry;
@@ -143,9 +142,10 @@ struct ConfigurationFlags {
     /// `RC_APP_CLIENT_SECRET`, `RC_USER_JWT` and, if not production, `RC_SERVER_URL`.
     #[arg(long, value_name = "FILE", env = "RINGBEARER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
-    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080; may be repeated
-    #[arg(long, value_name = "ADDR")]
-    listen: Vec<SocketAddr>,
+    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080 or `unix:/run/ringbearer.sock`;
+    /// may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = place)]
+    listen: Vec<Place>,
     /// Let other machines in: anyone who reaches the port acts as the identity
     #[arg(long)]
     allow_remote_clients: bool,
@@ -216,6 +216,16 @@ impl ConfigurationFlags {
             log_filter: self.log,
         };
         (source, overrides)
+    }
+}
+
+/// Where to listen; a path starts here, and not where the configuration is.
+fn place(text: &str) -> Result<Place, String> {
+    match text.parse() {
+        Ok(Place::Unix(path)) => {
+            std::path::absolute(path).map(Place::Unix).map_err(|error| error.to_string())
+        }
+        parsed => parsed.map_err(|error: NoPlace| error.to_string()),
     }
 }
 
@@ -502,6 +512,18 @@ mod tests {
                 (Some("https://x"), Some("debug"))
             );
         }
+    }
+
+    #[test]
+    fn a_socket_on_the_command_line_starts_where_that_is_typed() {
+        let listen = |place: &str| parse(&format!("ringbearer --listen {place}")).serve.listen;
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(listen("unix:a.sock"), [Place::Unix(here.join("a.sock"))]);
+        assert_eq!(listen("unix:/run/a.sock"), [Place::Unix("/run/a.sock".into())]);
+        let refused = Cli::try_parse_from(["ringbearer", "--listen", "localhost:80"]).unwrap_err();
+        let cure = "write an IP address and port such as 127.0.0.1:8080, or a socket such as \
+                    unix:/run/ringbearer.sock";
+        assert!(refused.to_string().contains(cure), "{refused}");
     }
 
     #[test]

@@ -65,7 +65,8 @@
 //! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below, and [`policy`] |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
-//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
+//! | [`proxy::peers`] | PURE: who calls, by the connection alone: certificate, Unix user, network |
+//! | [`proxy::selection`] | PURE: who calls, by client key or connection, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
@@ -75,7 +76,8 @@
 //! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
-//! | [`server`] | sockets in, a runtime per core, graceful end; `places`, `opening` and `answering` keep clients within their limits |
+//! | [`server`] | sockets in, a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
+//! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, and the order of its end |
 //! | [`telemetry`] | logs |
@@ -100,6 +102,7 @@ pub mod secret;
 pub mod server;
 pub mod service;
 pub mod settings;
+mod socket_file;
 pub mod store;
 pub mod telemetry;
 pub mod timers;

@@ -18,6 +18,7 @@ mod in_flight;
 pub mod links;
 mod login;
 mod outbound;
+pub mod peers;
 mod public;
 mod record;
 pub mod replay;
@@ -132,8 +133,6 @@ pub struct Links {
     pub are_rewritten: bool,
     /// Where to; else to the host that the client has used.
     pub public_url: Option<Origin>,
-    /// Whether clients speak TLS to the proxy.
-    pub tls: bool,
 }
 
 /// What the proxy calls itself.
@@ -229,7 +228,7 @@ impl Proxy {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
         let hosts = hosts(upstream, tls, &timers, &limits);
-        let public = || Public::new(upstream, links.public_url.as_ref(), links.tls);
+        let public = || Public::new(upstream, links.public_url.as_ref());
         let public = links.are_rewritten.then(public);
         let tunnels = Tunnels::default();
         Self {
@@ -342,11 +341,13 @@ impl Proxy {
             return Ok(Prepared::Keyless(Some(Box::new(Request::from_parts(head, content)))));
         }
         let path = routes::take_identity(&mut head.uri).map_err(ProxyError::UnknownIdentity)?;
-        let links = self.public.as_ref().and_then(|public| public.links(&head, path.as_deref()));
+        let public = self.public.as_ref();
+        let links = public.and_then(|public| public.links(&head, path.as_deref(), entry.tls));
         let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
         let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
         if let Some(endpoint) = self.admit(&head, &found, site, *visitor)? {
-            let call = Call { endpoint, head, content, found, fixed: entry.identity, path };
+            let (fixed, by) = (entry.identity, entry.caller);
+            let call = Call { endpoint, head, content, found, fixed, by, path };
             return Ok(Prepared::Call(Some(Box::new(call))));
         }
         if found.has_looped(&head.headers, &self.names.pseudonym) {

@@ -1,22 +1,26 @@
 //! Sockets in: listeners, one runtime per core, and a graceful end.
 //!
-//! Every worker thread has its own listening socket (`SO_REUSEPORT`), runtime and [`Proxy`], so that
-//! a request never crosses threads. [`Server::stop`] drains: for a moment new connections are still
+//! Every worker thread has its own listening socket (`SO_REUSEPORT`; Unix sockets are shared), runtime
+//! and [`Proxy`], so that a request never crosses threads. Who is at the other end of a connection, as
+//! far as that itself tells, is found out when it is made and holds for its requests. [`Server::stop`] drains: for a moment new connections are still
 //! taken and every answer says `Connection: close`, so that clients go by themselves; then idle
 //! connections are closed and requests in flight finish.
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
 mod answering;
+mod arrival;
 mod connection;
 mod listen;
 mod opening;
 mod places;
+mod subject;
 mod tls;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -24,7 +28,7 @@ use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
 pub use listen::ListenError;
-pub use tls::TlsFilesError;
+pub use tls::{InboundCertificates, TlsFilesError};
 
 use crate::clock::Clock;
 use crate::metrics::limits::Meters;
@@ -32,9 +36,11 @@ use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
+use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Entry, Limits, Links, Names};
 use crate::settings::Settings;
+use crate::socket_file::SocketFile;
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
 
@@ -56,6 +62,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    files: Vec<SocketFile>,
+    certificates: Option<InboundCertificates>,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
 }
@@ -76,6 +84,8 @@ impl Server {
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
+        let certificates = settings.proxy.tls.as_ref().map(InboundCertificates::load);
+        let certificates = certificates.transpose()?;
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
@@ -83,7 +93,7 @@ impl Server {
             limits: limits(settings, meters),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
-            inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
+            inbound_tls: certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
             client_limits: settings.proxy.limits,
@@ -92,14 +102,15 @@ impl Server {
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
                 public_url: settings.proxy.public_url.clone(),
-                tls: settings.proxy.tls.is_some(),
             },
             log_requests: settings.log.requests,
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
-        let (addresses, entries): (Vec<_>, Vec<_>) = entrances.unzip();
-        let sockets = listen::bind(&addresses, settings.proxy.workers)?;
+        let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
+        entries.extend(socket_entries(settings, identities, &admission.hosts));
+        let unix = &settings.proxy.sockets;
+        let sockets = listen::bind(&addresses, unix, settings.proxy.workers)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
             let entrances = listeners.into_iter().zip(entries.iter().copied());
@@ -117,7 +128,18 @@ impl Server {
         };
         let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
-        Ok(Self { addresses: sockets.addresses, phase, workers })
+        let (addresses, files) = (sockets.addresses, sockets.files);
+        Ok(Self { addresses, files, certificates, phase, workers })
+    }
+
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(SocketFile::path)
+    }
+
+    /// What apps are shown, if they speak TLS.
+    pub fn certificates(&self) -> Option<&InboundCertificates> {
+        self.certificates.as_ref()
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
@@ -153,7 +175,25 @@ fn entrances<'a>(
         let id = identities.find(&identity.name);
         identity.listen.iter().map(move |address| (*address, id))
     }));
-    all.map(|(address, identity)| (address, Entry { identity, is_guarded: hosts.guard(address) }))
+    let tls = settings.proxy.tls.is_some();
+    all.map(move |(address, identity)| {
+        let is_guarded = hosts.guard(address);
+        (address, Entry { identity, is_guarded, tls, caller: Caller::Unknown })
+    })
+}
+
+/// The same for Unix sockets, in their order.
+fn socket_entries(
+    settings: &Settings,
+    identities: &Identities,
+    hosts: &Hostnames,
+) -> impl Iterator<Item = Entry> {
+    settings.proxy.sockets.iter().map(|socket| Entry {
+        identity: socket.identity.as_deref().and_then(|name| identities.find(name)),
+        is_guarded: hosts.guard_sockets(),
+        tls: false,
+        caller: Caller::Unknown,
+    })
 }
 
 fn admission(settings: &Settings) -> Admission {

@@ -7,6 +7,7 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -18,7 +19,7 @@ use tracing::info;
 use crate::admin::{Admin, AdminStartError};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
-use crate::server::{Server, ServerError};
+use crate::server::{InboundCertificates, Server, ServerError};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
@@ -26,7 +27,7 @@ use crate::store::redis::RedisStore;
 use crate::store::{StoreError, TokenStore};
 use crate::token::Generation;
 use crate::token::identities::Identities;
-use crate::upstream::{TlsError, Trust, client_config};
+use crate::upstream::{TlsError, Trust, client_config, with_settings};
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +71,16 @@ impl Service {
     ///
     /// Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
-        let tls = Arc::new(client_config(&trust(settings))?);
+        let tls = Arc::new(tls(settings)?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
         let meters = Arc::default();
         let server = Server::start(settings, &identities, &tls, &meters, clock)?;
         let admin = settings.admin.as_ref();
-        let admin =
-            admin.map(|admin| Admin::start(admin, &identities, &meters, clock)).transpose()?;
+        let reloads = server.certificates().map(|it| Arc::clone(it.reloads()));
+        let start = |admin| Admin::start(admin, &identities, &meters, reloads, clock);
+        let admin = admin.map(start).transpose()?;
+        let certificates = server.certificates().cloned();
+        let clock = clock.clone();
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);
@@ -85,6 +89,7 @@ impl Service {
                     // An error says that the service was dropped, which ends it too.
                     () = identities.run(async { drop(ending.await) }) => {}
                     () = tell_when_ready(&identities) => {}
+                    () = watch(certificates, &clock) => {}
                 }
             }
         });
@@ -94,6 +99,21 @@ impl Service {
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
+    }
+
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.server.sockets()
+    }
+
+    /// What apps are shown, if they speak TLS. It is read anew when its files change, or on order.
+    pub fn certificates(&self) -> Option<&InboundCertificates> {
+        self.server.certificates()
+    }
+
+    /// The Unix sockets where the admin listener listens.
+    pub fn admin_sockets(&self) -> impl Iterator<Item = &Path> {
+        self.admin.iter().flat_map(Admin::sockets)
     }
 
     /// Where the admin listener listens, if there is one.
@@ -121,6 +141,14 @@ impl Service {
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
+    }
+}
+
+/// Has certificates read anew when they change. It never returns.
+async fn watch(certificates: Option<InboundCertificates>, clock: &Clock) {
+    match certificates {
+        Some(certificates) => certificates.watch(clock).await,
+        None => pending().await,
     }
 }
 
@@ -186,9 +214,15 @@ pub fn endpoint(settings: &Settings, tls: &ClientConfig) -> Result<TokenEndpoint
     Ok(TokenEndpoint::new(http))
 }
 
+/// The TLS settings towards RingCentral, of requests for tokens and of all others.
+pub fn tls(settings: &Settings) -> Result<ClientConfig, TlsError> {
+    let config = client_config(&trust(settings))?;
+    with_settings(config, &settings.upstream)
+}
+
 /// Loading the platform's certificates takes longer than everything else at start, so it is left
 /// out where nothing speaks TLS.
-pub fn trust(settings: &Settings) -> Trust {
+fn trust(settings: &Settings) -> Trust {
     let is_https = |url: &http::Uri| url.scheme_str() == Some("https");
     let asks_by_https = |app: &ApplicationSettings| {
         [&app.token_url, &app.revoke_url, &app.device_authorization_url].into_iter().any(is_https)

@@ -5,6 +5,7 @@
 //! is an error that says whether the connection had been kept; the proxy judges by the method.
 
 mod connect;
+mod key_log;
 mod patience;
 mod places;
 mod pool;
@@ -25,7 +26,7 @@ pub use patience::{Stage, Upload};
 pub(crate) use pool::LocalExecutor;
 pub use pool::{AnswerError, Choice, Content, Pool};
 pub use socket::upgrade;
-pub use tls::{TlsError, Trust, client_config};
+pub use tls::{TlsError, Trust, client_config, with_settings};
 
 use crate::metrics::limits::{Limit, Meters};
 use crate::timers::Timers;

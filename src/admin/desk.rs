@@ -23,8 +23,8 @@ use super::figures;
 use super::health::Health;
 use super::readiness::{Member, judge, serves};
 use crate::clock::Clock;
-use crate::metrics::Page;
 use crate::metrics::limits::Meters;
+use crate::metrics::{Page, Reloads};
 use crate::settings::IdentitySettings;
 use crate::store::Enrolment;
 use crate::telemetry::chain;
@@ -50,6 +50,8 @@ pub(super) struct Desk {
     health: Health,
     gate: Gate,
     meters: Arc<Meters>,
+    /// How the proxy's own certificates are doing, if it has any.
+    certificates: Option<Arc<Reloads>>,
     clock: Clock,
     phase: watch::Receiver<Phase>,
 }
@@ -97,13 +99,14 @@ impl Desk {
         identities: Arc<Identities>,
         gate: Gate,
         meters: Arc<Meters>,
+        certificates: Option<Arc<Reloads>>,
         clock: Clock,
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, meters, clock, phase }
+        Self { identities, configured, health, gate, meters, certificates, clock, phase }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -167,7 +170,8 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let page = figures::page(&self.identities, &seen, &self.meters, &self.clock);
+        let (meters, certificates) = (&self.meters, self.certificates.as_deref());
+        let page = figures::page(&self.identities, &seen, meters, certificates, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

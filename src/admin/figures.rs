@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::limits::{Limit, Meters};
-use crate::metrics::{Kind, Outcome, Page};
+use crate::metrics::{Kind, Outcome, Page, Reloads};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -25,6 +25,7 @@ pub(super) fn page(
     identities: &Arc<Identities>,
     seen: &Seen,
     meters: &Meters,
+    certificates: Option<&Reloads>,
     clock: &Clock,
 ) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
@@ -42,6 +43,9 @@ pub(super) fn page(
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
     limits(&mut page, meters);
+    if let Some(reloads) = certificates {
+        read_anew(&mut page, reloads);
+    }
     page.into_text()
 }
 
@@ -150,6 +154,17 @@ fn limits(page: &mut Page, meters: &Meters) {
         .sample(&[], meters.connections());
 }
 
+fn read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the files of [proxy.tls] cannot be used, and older certificates still are.";
+    page.family("ringbearer_tls_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -183,7 +198,7 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Meters::default(), &Clock::manual(NOW))
+        page(identities, &seen, &Meters::default(), None, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {

@@ -30,6 +30,12 @@ pub(super) fn run(
         for address in service.addresses() {
             info!(url = %format_args!("{scheme}://{address}"), "listening");
         }
+        for path in service.sockets() {
+            info!(url = %format_args!("unix:{}", path.display()), "listening");
+        }
+        for path in service.admin_sockets() {
+            info!(url = %format_args!("unix:{}", path.display()), "operators are served");
+        }
         for address in service.admin_addresses() {
             info!(url = %format_args!("http://{address}"), "operators are served");
         }

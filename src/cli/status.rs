@@ -176,7 +176,8 @@ mod tests {
     fn an_address_that_is_everywhere_is_asked_here() {
         let at = |listen: &[&str]| {
             let listen = listen.iter().map(|it| it.parse().unwrap()).collect();
-            address(&AdminSettings { listen, key: None, hosts: Vec::new() })
+            let sockets = Vec::new();
+            address(&AdminSettings { listen, sockets, key: None, hosts: Vec::new() })
         };
         assert_eq!(at(&["127.0.0.1:9090"]).as_deref(), Some("http://127.0.0.1:9090"));
         assert_eq!(at(&["0.0.0.0:9090"]).as_deref(), Some("http://127.0.0.1:9090"));

@@ -145,6 +145,8 @@ impl ProxyError {
             Self::Refused(Refusal::WebSocketOnly) => (StatusCode::UPGRADE_REQUIRED, "RBR-113"),
             Self::Denied(Denied::PassExpired) => (StatusCode::UNAUTHORIZED, "RBR-119"),
             Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-120"),
+            Self::Denied(Denied::Stranger) => (StatusCode::FORBIDDEN, "RBR-155"),
+            Self::Denied(Denied::Ambiguous) => (StatusCode::FORBIDDEN, "RBR-156"),
             Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
             Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
             Self::SlowClient | Self::Upstream(SendError::SlowClient) => {
@@ -390,6 +392,8 @@ mod tests {
             ProxyError::Denied(Denied::PassVoid),
             ProxyError::Denied(Denied::NoKey),
             ProxyError::Denied(Denied::UnknownKey),
+            ProxyError::Denied(Denied::Stranger),
+            ProxyError::Denied(Denied::Ambiguous),
             ProxyError::Denied(Denied::NotBound { who: String::new(), identity: String::new() }),
             ProxyError::UnknownIdentity(String::new()),
             ProxyError::IdentityNotRead(String::new()),

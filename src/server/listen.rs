@@ -1,10 +1,14 @@
-//! Listening sockets: one per address and worker.
+//! Listening sockets: one per address and worker, and one per path for all workers.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::arrival::Listener;
+use crate::settings::SocketSettings;
+use crate::socket_file::{SocketError, SocketFile};
 
 /// Connections that the kernel may hold while a worker is busy.
 const BACKLOG: i32 = 4096;
@@ -24,18 +28,26 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
 }
 
 /// The bound sockets of a server.
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) per_worker: Vec<Vec<TcpListener>>,
+    /// Removed when they are dropped.
+    pub(super) files: Vec<SocketFile>,
+    /// In the order of addresses and files.
+    pub(super) per_worker: Vec<Vec<Listener>>,
 }
 
-/// Binds every address once for each worker.
+/// Binds every address once for each worker, and every Unix socket once: the kernel has no
+/// `SO_REUSEPORT` there, so the workers share it.
 pub(super) fn bind(
     addresses: &[SocketAddr],
+    sockets: &[SocketSettings],
     workers: NonZeroUsize,
 ) -> Result<Sockets, ListenError> {
     let mut per_worker: Vec<_> = (0..workers.get()).map(|_| Vec::new()).collect();
@@ -51,11 +63,22 @@ pub(super) fn bind(
         for listeners in &mut per_worker {
             let listener = listener(chosen, true).map_err(failed)?;
             chosen = listener.local_addr().map_err(failed)?;
-            listeners.push(listener);
+            listeners.push(Listener::Tcp(listener));
         }
         bound.push(chosen);
     }
-    Ok(Sockets { addresses: bound, per_worker })
+    let mut files = Vec::new();
+    for settings in sockets {
+        let (listener, file) = SocketFile::bind(settings)?;
+        let path = || settings.path.clone();
+        for listeners in &mut per_worker {
+            let listener = listener.try_clone();
+            let listener = listener.map_err(|source| SocketError::Bind { path: path(), source })?;
+            listeners.push(Listener::Unix(listener));
+        }
+        files.push(file);
+    }
+    Ok(Sockets { addresses: bound, files, per_worker })
 }
 
 fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -77,17 +100,34 @@ mod tests {
 
     #[test]
     fn workers_share_one_port() {
-        let sockets = bind(&[ANY.parse().unwrap()], TWO).unwrap();
-        let ports: Vec<_> =
-            sockets.per_worker.iter().map(|listeners| listeners[0].local_addr()).collect();
-        assert_eq!(ports.len(), 2);
-        assert!(ports.iter().all(|port| port.as_ref().unwrap() == &sockets.addresses[0]));
+        let sockets = bind(&[ANY.parse().unwrap()], &[], TWO).unwrap();
+        let ports = sockets.per_worker.iter().map(|listeners| match &listeners[..] {
+            [Listener::Tcp(listener)] => listener.local_addr().unwrap(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(ports.collect::<Vec<_>>(), [sockets.addresses[0]; 2]);
+    }
+
+    #[test]
+    fn workers_share_one_unix_socket() {
+        let files = tempfile::TempDir::new().unwrap();
+        let path = files.path().join("a.sock");
+        let settings = SocketSettings { path, mode: 0o660, group: None, identity: None };
+        let sockets = bind(&[ANY.parse().unwrap()], std::slice::from_ref(&settings), TWO).unwrap();
+        std::os::unix::net::UnixStream::connect(&settings.path).unwrap();
+        let accepted = sockets.per_worker.iter().filter(|listeners| match &listeners[..] {
+            [Listener::Tcp(_), Listener::Unix(listener)] => listener.accept().is_ok(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(accepted.count(), 1, "either of them takes it");
+        drop(sockets);
+        assert!(!settings.path.exists());
     }
 
     #[test]
     fn a_port_in_use_is_an_error_that_names_it_and_the_cure() {
-        let first = bind(&[ANY.parse().unwrap()], TWO).unwrap();
-        let error = bind(&first.addresses, TWO).unwrap_err().to_string();
+        let first = bind(&[ANY.parse().unwrap()], &[], TWO).unwrap();
+        let error = bind(&first.addresses, &[], TWO).unwrap_err().to_string();
         let expected = "is in use: end the process that has it, or choose another with --listen";
         assert_eq!(error, format!("{} {expected}", first.addresses[0]));
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,9 +25,11 @@ use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
 use super::answering::Answering;
+use super::arrival::{self, Arrival, Listener};
 use super::connection::{Activity, Busy, Connections, Drainable, Rules, Serving};
 use super::opening::Opening;
 use super::places::{Places, Seated, turn_away};
+use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::metrics::limits::{Limit, Meters};
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
@@ -63,7 +65,7 @@ pub(super) struct Blueprint {
     pub(super) names: Names,
     pub(super) admission: Arc<Admission>,
     pub(super) links: Links,
-    pub(super) inbound_tls: Option<TlsAcceptor>,
+    pub(super) inbound_tls: Option<InboundCertificates>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
     pub(super) client_limits: ClientLimits,
@@ -75,7 +77,7 @@ pub(super) struct Blueprint {
 
 /// A listener, and what holds for whoever comes in by it.
 pub(super) struct Entrance {
-    pub(super) listener: TcpListener,
+    pub(super) listener: Listener,
     pub(super) entry: Entry,
 }
 
@@ -89,7 +91,8 @@ pub(super) struct Worker {
     phase: watch::Receiver<Phase>,
     /// Asked once per answer, where a look at `phase` would be a lock that all workers share.
     is_draining: Cell<bool>,
-    inbound_tls: Option<TlsAcceptor>,
+    inbound_tls: Option<InboundCertificates>,
+    admission: Arc<Admission>,
     h2c: bool,
     drain_timeout: Duration,
     clock: Clock,
@@ -125,7 +128,7 @@ impl Worker {
             timers.clone(),
             blueprint.limits,
             blueprint.names,
-            blueprint.admission,
+            Arc::clone(&blueprint.admission),
             &blueprint.links,
             blueprint.log_requests,
         );
@@ -138,6 +141,7 @@ impl Worker {
             phase,
             is_draining: Cell::new(false),
             inbound_tls: blueprint.inbound_tls,
+            admission: blueprint.admission,
             h2c: blueprint.h2c,
             drain_timeout: blueprint.drain_timeout,
             clock: blueprint.clock,
@@ -185,8 +189,8 @@ impl Worker {
 
     /// Accepts until draining has lingered, then whatever the kernel has accepted already.
     async fn accept(self: Rc<Self>, Entrance { listener, entry }: Entrance) {
-        let listener = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => listener,
+        let door = match listener.open() {
+            Ok(door) => door,
             Err(error) => return tracing::error!(%error, "a listener cannot be used"),
         };
         let lingered = async {
@@ -197,8 +201,8 @@ impl Worker {
         loop {
             tokio::select! {
                 biased;
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(stream, peer, entry),
+                accepted = door.accept() => match accepted {
+                    Ok(arrival) => self.take(arrival, entry),
                     Err(error) => self.accept_failed(&error).await,
                 },
                 () = &mut lingered => return,
@@ -212,18 +216,41 @@ impl Worker {
         self.clock.sleep(Duration::from_millis(100)).await;
     }
 
-    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entry: Entry) {
-        let Some(place) = self.places.take() else {
-            return turn_away(stream, self.inbound_tls.is_none());
+    fn take(self: &Rc<Self>, arrival: Arrival, entry: Entry) {
+        let place = self.places.take();
+        let (stream, place, peer) = match (arrival, place) {
+            (Arrival::Tcp(stream, peer), Some(place)) => (stream, place, peer),
+            (Arrival::Tcp(stream, _), None) => {
+                return turn_away(stream, self.inbound_tls.is_none());
+            }
+            (Arrival::Unix(stream), Some(place)) => {
+                let entry = arrival::from_socket(entry, &stream, &self.admission);
+                return self.talk(Seated::new(stream, place), entry);
+            }
+            (Arrival::Unix(_), None) => return,
         };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
         let stream = Seated::new(stream, place);
-        match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(self.either(stream, entry))),
-            None => drop(spawn_local(self.h1(stream, entry))),
-            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry))),
+        match &self.inbound_tls {
+            None => {
+                let entry = arrival::from_address(entry, peer, &self.admission);
+                self.talk(stream, entry);
+            }
+            Some(tls) => {
+                let tls = tls.acceptor();
+                drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry)));
+            }
+        }
+    }
+
+    /// Clear text.
+    fn talk<I: Io>(self: &Rc<Self>, io: I, entry: Entry) {
+        if self.h2c {
+            drop(spawn_local(self.either(io, entry)));
+        } else {
+            drop(spawn_local(self.h1(io, entry)));
         }
     }
 
@@ -236,10 +263,15 @@ impl Worker {
     ) {
         let Rules { handshake_timeout, meters, .. } = self.connections.rules();
         match self.timers.within(*handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.h2(io, entry).await;
+            Ok(Ok(io)) => {
+                let tls = io.get_ref().1;
+                let entry = arrival::from_tls(entry, peer, tls, &self.admission);
+                if tls.alpn_protocol() == Some(b"h2") {
+                    self.h2(io, entry).await;
+                } else {
+                    self.h1(io, entry).await;
+                }
             }
-            Ok(Ok(io)) => self.h1(io, entry).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(error) => {
                 meters.count(Limit::Handshake);

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Settings, SettingsError, Warning, resolve};
+use super::{Place, Settings, SettingsError, Warning, resolve};
 use crate::config::{ApplicationConfig, Config, IdentityConfig};
 use crate::secret::{Environment, SecretSource};
 
@@ -29,7 +28,7 @@ pub enum ConfigSource {
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// Replaces `proxy.listen` unless empty.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Place>,
     /// Sets `proxy.allow_remote_clients`.
     pub allow_remote_clients: bool,
     /// Replaces `upstream.url`.

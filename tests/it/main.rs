@@ -1,6 +1,8 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod authority;
 mod browsers;
 mod chromium;
 mod clients;
@@ -25,6 +27,7 @@ mod herd;
 mod hosts;
 mod http2;
 mod identities;
+mod inbound_tls;
 mod lifecycle_errors;
 mod limits;
 mod links;
@@ -32,9 +35,12 @@ mod login;
 mod login_site;
 mod main_path;
 mod malformed;
+mod never_mixed;
 mod outages;
+mod outbound_tls;
 mod pages;
 mod paths;
+mod peers;
 mod policy;
 mod process;
 mod processes;
@@ -72,6 +78,7 @@ mod tap;
 mod token_errors;
 mod tokens;
 mod transfer;
+mod unix_sockets;
 mod uploads;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;
