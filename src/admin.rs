@@ -11,6 +11,7 @@ mod error;
 mod figures;
 mod health;
 mod readiness;
+pub mod reload;
 
 use std::convert::Infallible;
 use std::io;
@@ -33,11 +34,14 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::metrics::Reloads;
 use crate::metrics::limits::Meters;
+use crate::proxy::malformed::MalformedCounts;
+use crate::server::Passed;
 use crate::settings::AdminSettings;
-use crate::socket_file::{SocketError, SocketFile};
+use crate::socket_file::{SharedSocket, SocketError};
 use crate::token::identities::Identities;
 use access::Gate;
 use desk::Desk;
+use reload::Superior;
 
 /// How long a request head may take, and how long a connection may idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -73,6 +77,18 @@ pub enum AdminStartError {
     Socket(#[from] SocketError),
 }
 
+/// What is counted elsewhere and shown here.
+#[derive(Clone, Debug, Default)]
+pub struct Instruments {
+    /// Requests that HTTP/1.1 does not know.
+    pub malformed: Arc<MalformedCounts>,
+    /// Limits that were reached, and how many clients are connected: their room is one for a proxy and
+    /// its successors.
+    pub meters: Arc<Meters>,
+    /// How often certificates were read anew, if there are any.
+    pub certificates: Option<Arc<Reloads>>,
+}
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -85,34 +101,43 @@ enum Phase {
 #[derive(Debug)]
 pub struct Admin {
     addresses: Vec<SocketAddr>,
-    files: Vec<SocketFile>,
+    /// As they were asked for, each with the socket, for a successor.
+    sockets: Vec<(SocketAddr, TcpListener)>,
+    files: Vec<SharedSocket>,
     phase: watch::Sender<Phase>,
     serving: JoinHandle<()>,
 }
 
 impl Admin {
-    /// Binds every address and serves. Wants to be called on a tokio runtime, which has to keep
-    /// running.
+    /// Binds every address, or takes it over from `predecessor`, and serves. Orders to reload go to
+    /// `superior`. Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
-        meters: &Arc<Meters>,
-        certificates: Option<Arc<Reloads>>,
+        instruments: Instruments,
         clock: &Clock,
+        superior: Superior,
+        passed: &mut Passed,
+        predecessor: Option<&Self>,
     ) -> Result<Self, AdminStartError> {
-        let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
+        let inherited = predecessor.map_or(&[][..], |admin| &admin.sockets);
+        let (mut addresses, mut sockets, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for &address in &settings.listen {
-            let listener = bind(address).map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
-                _ => AdminStartError::Bind { address, source },
-            })?;
+            let inherited = inherited.iter().find(|(wanted, _)| *wanted == address);
+            let (socket, listener) = bind(address, inherited.map(|(_, socket)| socket), passed)
+                .map_err(|source| match source.kind() {
+                    io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
+                    _ => AdminStartError::Bind { address, source },
+                })?;
             addresses.push(listener.local_addr().unwrap_or(address));
+            sockets.push((address, socket));
             listeners.push(Door::Tcp(listener));
         }
         let mut files = Vec::new();
         for socket in &settings.sockets {
-            let (listener, file) = SocketFile::bind(socket)?;
-            let listener = tokio::net::UnixListener::from_std(listener);
+            let known = predecessor.map_or(&[][..], |admin| &admin.files);
+            let file = SharedSocket::bind(socket, known)?;
+            let listener = tokio::net::UnixListener::from_std(file.listener()?);
             let path = || socket.path.clone();
             let failed = |source| SocketError::Bind { path: path(), source };
             listeners.push(Door::Unix(listener.map_err(failed)?));
@@ -120,16 +145,16 @@ impl Admin {
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
-        let (identities, meters) = (Arc::clone(identities), Arc::clone(meters));
-        let phases = phase.subscribe();
-        let desk = Desk::new(identities, gate, meters, certificates, clock.clone(), phases);
+        let identities = Arc::clone(identities);
+        let desk =
+            Desk::new(identities, instruments, gate, clock.clone(), phase.subscribe(), superior);
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
-        Ok(Self { addresses, files, phase, serving })
+        Ok(Self { addresses, sockets, files, phase, serving })
     }
 
     /// The Unix sockets where it listens.
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(SocketFile::path)
+        self.files.iter().map(SharedSocket::path)
     }
 
     /// Where it listens.
@@ -152,10 +177,20 @@ impl Admin {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+/// The socket, and the same once more to accept from.
+fn bind(
+    address: SocketAddr,
+    inherited: Option<&TcpListener>,
+    passed: &mut Passed,
+) -> io::Result<(TcpListener, tokio::net::TcpListener)> {
+    let socket = match (inherited, passed.take(address)?) {
+        (Some(socket), _) => socket.try_clone()?,
+        (None, Some(socket)) => socket,
+        (None, None) => TcpListener::bind(address)?,
+    };
+    socket.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
+    Ok((socket, listener))
 }
 
 async fn serve(desk: Arc<Desk>, listeners: Vec<Door>, phase: watch::Receiver<Phase>) {

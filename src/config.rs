@@ -21,6 +21,7 @@ use crate::secret::SecretSource;
 
 pub(crate) mod keys;
 mod place;
+mod sources;
 
 pub use place::{NoPlace, Place};
 
@@ -69,9 +70,12 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) client_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(crate) request_head_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) reload_on_change: Option<bool>,
     #[serde(deserialize_with = "count")]
     pub(crate) max_connections: Option<NonZeroU32>,
     #[serde(deserialize_with = "count")]

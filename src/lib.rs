@@ -7,7 +7,7 @@
 //! # The life of a request
 //!
 //! ```text
-//! accept (a worker thread) → hostnames, cors: by a known name, from no stranger's page
+//! accept (a worker thread) → server::guard: only what RFC 9112 knows → hostnames, cors: by a known name, from no stranger's page
 //! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
@@ -35,13 +35,14 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `reload`, `token`, `keygen`, `demo`, `check`, `doctor`, `sandbox`, `man`, `completions`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
+//! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads; [`metrics::limits`], how often each limit was reached |
 //! | [`timers`] | one worker thread's coarse timeouts; [`timers::stall`] notices what stands still |
@@ -76,10 +77,12 @@
 //! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
-//! | [`server`] | sockets in, a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
+//! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
-//! | [`service`] | a whole proxy from its settings, and the order of its end |
+//! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
+//! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
@@ -92,6 +95,7 @@ pub mod clock;
 mod config;
 pub mod key;
 pub mod login;
+pub mod mark;
 pub mod metrics;
 pub mod oauth;
 pub mod operations;

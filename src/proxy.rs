@@ -17,6 +17,7 @@ pub mod hostnames;
 mod in_flight;
 pub mod links;
 mod login;
+pub mod malformed;
 mod outbound;
 pub mod peers;
 mod public;
@@ -61,6 +62,7 @@ use in_flight::{Count, InFlight};
 use links::LinkMap;
 use links::body::Rewritten;
 use login::Call;
+use malformed::Malformed;
 use public::Public;
 use record::Record;
 use routes::{Routes, Site};
@@ -303,6 +305,20 @@ impl Proxy {
             record.end(&answer);
             answer
         }
+    }
+
+    /// Answers a request that could not be read. `request` stands in its place.
+    pub fn refuse<B>(&self, request: &Request<B>, malformed: Malformed) -> Response<Outbound> {
+        let mut record = Record::begin(request, self.log_requests);
+        record.failed(&ProxyError::Malformed(malformed));
+        let answer = self.refused(malformed);
+        record.end(&answer);
+        answer
+    }
+
+    /// The answer to a request that could not be read to its end.
+    pub fn refused(&self, malformed: Malformed) -> Response<Outbound> {
+        ProxyError::Malformed(malformed).into_response().map(Outbound::local)
     }
 
     /// Drops the upstream connections that have idled too long.

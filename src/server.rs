@@ -4,15 +4,20 @@
 //! and [`Proxy`], so that a request never crosses threads. Who is at the other end of a connection, as
 //! far as that itself tells, is found out when it is made and holds for its requests. [`Server::stop`] drains: for a moment new connections are still
 //! taken and every answer says `Connection: close`, so that clients go by themselves; then idle
-//! connections are closed and requests in flight finish.
+//! connections are closed and requests in flight finish. [`Server::retire`] does the same where a successor has taken the
+//! listening sockets over, and cuts nothing.
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
+mod activation;
 mod answering;
 mod arrival;
 mod connection;
+pub mod framing;
+mod guard;
 mod listen;
 mod opening;
+mod patience;
 mod places;
 mod subject;
 mod tls;
@@ -21,15 +26,19 @@ mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
+pub use activation::{Passed, PassedError};
 pub use listen::ListenError;
+use listen::Sockets;
 pub use tls::{InboundCertificates, TlsFilesError};
 
+use crate::admin::Instruments;
 use crate::clock::Clock;
 use crate::metrics::limits::Meters;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
@@ -40,7 +49,6 @@ use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Entry, Limits, Links, Names};
 use crate::settings::Settings;
-use crate::socket_file::SocketFile;
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
 
@@ -62,8 +70,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
-    files: Vec<SocketFile>,
     certificates: Option<InboundCertificates>,
+    sockets: Sockets,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
 }
@@ -71,21 +79,30 @@ pub struct Server {
 #[derive(Debug)]
 struct Running {
     thread: thread::JoinHandle<()>,
+    /// Ends when it has left its listeners to a successor.
+    ceded: Option<oneshot::Receiver<()>>,
     ended: oneshot::Receiver<()>,
 }
 
 impl Server {
     /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
+    ///
+    /// `certificates` are what apps are shown, if they speak TLS. Sockets that were `passed` and those
+    /// that `predecessor` listens on are taken over; it goes on listening until it is stopped or
+    /// retired.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn start(
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
-        meters: &Arc<Meters>,
         clock: &Clock,
+        instruments: &Instruments,
+        certificates: Option<InboundCertificates>,
+        passed: &mut Passed,
+        predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
+        let Instruments { malformed, meters, .. } = instruments;
         let admission = Arc::new(admission(settings));
-        let certificates = settings.proxy.tls.as_ref().map(InboundCertificates::load);
-        let certificates = certificates.transpose()?;
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
@@ -98,6 +115,8 @@ impl Server {
             client_idle_timeout: settings.proxy.client_idle_timeout,
             client_limits: settings.proxy.limits,
             meters: Arc::clone(meters),
+            request_head_timeout: settings.proxy.request_head_timeout,
+            malformed: Arc::clone(malformed),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
@@ -109,32 +128,34 @@ impl Server {
         let entrances = entrances(settings, identities, &admission.hosts);
         let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
         entries.extend(socket_entries(settings, identities, &admission.hosts));
-        let unix = &settings.proxy.sockets;
-        let sockets = listen::bind(&addresses, unix, settings.proxy.workers)?;
+        let (files, count) = (&settings.proxy.sockets, settings.proxy.workers);
+        let inherited = predecessor.map(|server| &server.sockets);
+        let sockets = Sockets::bind(&addresses, files, count, passed, inherited)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
-            let entrances = listeners.into_iter().zip(entries.iter().copied());
-            let entrances = entrances.map(|(listener, entry)| Entrance { listener, entry });
+            let entrances = listeners.into_iter();
+            let entrances =
+                entrances.map(|(at, listener)| Entrance { listener, entry: entries[at] });
             let entrances = entrances.collect();
             let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
             let (at_end, ended) = oneshot::channel();
+            let (when_ceded, ceded) = oneshot::channel();
             let run = move || {
-                Worker::run(blueprint, entrances, phase);
+                Worker::run(blueprint, entrances, phase, when_ceded);
                 drop(at_end);
             };
             let name = format!("worker-{index}");
             let thread = thread::Builder::new().name(name).spawn(run);
-            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ended })
+            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ceded: Some(ceded), ended })
         };
-        let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
+        let workers = sockets.per_worker(count)?.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
-        let (addresses, files) = (sockets.addresses, sockets.files);
-        Ok(Self { addresses, files, certificates, phase, workers })
+        Ok(Self { addresses: sockets.addresses(), sockets, certificates, phase, workers })
     }
 
     /// The Unix sockets where it listens.
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(SocketFile::path)
+        self.sockets.paths()
     }
 
     /// What apps are shown, if they speak TLS.
@@ -153,8 +174,39 @@ impl Server {
     /// # Panics
     /// If a worker thread did.
     pub async fn stop(self) {
+        drop(self.sockets);
         self.phase.send_replace(Phase::Draining);
-        for worker in self.workers {
+        Self::ended(self.workers).await;
+    }
+
+    /// Leaves new connections to a successor, from now on.
+    pub async fn cede(&mut self) {
+        self.phase.send_replace(Phase::Retiring);
+        for ceded in self.workers.iter_mut().filter_map(|worker| worker.ceded.take()) {
+            // An error says that the sender is gone, which is what is waited for.
+            let _ = ceded.await;
+        }
+    }
+
+    /// Leaves new connections to a successor and returns when everything accepted has been answered,
+    /// however long that takes; once `hasten` is over, [`stop`](Self::stop)s.
+    ///
+    /// # Panics
+    /// If a worker thread did.
+    pub async fn retire(self, hasten: impl Future<Output = ()>) {
+        self.phase.send_replace(Phase::Retiring);
+        drop(self.sockets);
+        let mut ended = pin!(Self::ended(self.workers));
+        tokio::select! {
+            () = &mut ended => return,
+            () = hasten => {}
+        }
+        self.phase.send_replace(Phase::Draining);
+        ended.await;
+    }
+
+    async fn ended(workers: Vec<Running>) {
+        for worker in workers {
             // An error says that the sender is gone, which is what is waited for.
             let _ = worker.ended.await;
             if let Err(panic) = worker.thread.join() {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
+use crate::mark::Marked;
 use crate::policy::Policy;
 use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
@@ -21,6 +22,7 @@ pub use self::load::{ConfigSource, Overrides};
 pub use self::network::{Network, NetworkProblem};
 pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
+pub use self::sources::{SecretPlace, Source};
 pub use self::subject::SubjectName;
 pub use crate::config::{ConfigError, NoPlace, Place};
 
@@ -38,6 +40,7 @@ mod policy;
 mod redis;
 mod resolve;
 mod socket;
+mod sources;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -67,6 +70,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
+    /// The files that all this was read from: who changes one wants a reload.
+    pub files: Vec<Marked>,
 }
 
 /// `[proxy]`: the side that apps talk to.
@@ -96,14 +101,18 @@ pub struct ProxySettings {
     pub max_replay_bytes: usize,
     /// Memory that all kept bodies together may use.
     pub replay_memory: usize,
-    /// How long a client may take to send a request head, and how long a connection may idle.
+    /// How long a connection may idle.
     pub client_idle_timeout: Duration,
+    /// How long a client may take to begin its first request, and to send each request's head.
+    pub request_head_timeout: Duration,
     /// How long a WebSocket may be silent.
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
     /// What clients may ask for, and how long they may take.
     pub limits: ClientLimits,
+    /// Whether a changed file of the configuration is read by itself.
+    pub reload_on_change: bool,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own

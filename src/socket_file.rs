@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -79,14 +80,7 @@ impl SocketFile {
         socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
         let (device, inode) = identity(path).map_err(failed)?;
         let file = Self { path: path.clone(), device, inode };
-        if let Some(group) = settings.group {
-            chown(path, None, Some(group)).map_err(|source| SocketError::Group {
-                path: path.clone(),
-                group,
-                source,
-            })?;
-        }
-        fs::set_permissions(path, Permissions::from_mode(settings.mode)).map_err(failed)?;
+        make_accessible(settings)?;
         socket.listen(BACKLOG).map_err(failed)?;
         Ok((socket.into(), file))
     }
@@ -106,6 +100,48 @@ impl Drop for SocketFile {
             tracing::warn!(path = %self.path.display(), %error, "the socket's file is left behind");
         }
     }
+}
+
+/// A socket that is listened on by one proxy and, after a reload, by its successor.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedSocket(Arc<(UnixListener, SocketFile)>);
+
+impl SharedSocket {
+    /// Listens at a path, or takes the socket over that one of `others` has there.
+    pub(crate) fn bind(settings: &SocketSettings, others: &[Self]) -> Result<Self, SocketError> {
+        match others.iter().find(|other| other.path() == settings.path) {
+            Some(other) => {
+                make_accessible(settings)?;
+                Ok(other.clone())
+            }
+            None => Ok(Self(Arc::new(SocketFile::bind(settings)?))),
+        }
+    }
+
+    /// It once more, to accept from.
+    pub(crate) fn listener(&self) -> Result<UnixListener, SocketError> {
+        let failed = |source| SocketError::Bind { path: self.path().to_owned(), source };
+        self.0.0.try_clone().map_err(failed)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.1.path()
+    }
+}
+
+/// Gives a socket its group and its mode.
+fn make_accessible(settings: &SocketSettings) -> Result<(), SocketError> {
+    let path = &settings.path;
+    if let Some(group) = settings.group {
+        chown(path, None, Some(group)).map_err(|source| SocketError::Group {
+            path: path.clone(),
+            group,
+            source,
+        })?;
+    }
+    let failed = |source| SocketError::Bind { path: path.clone(), source };
+    fs::set_permissions(path, Permissions::from_mode(settings.mode)).map_err(failed)
 }
 
 /// The right to change what stands at a path. A proxy keeps it for a moment only; but whoever may read
@@ -207,6 +243,20 @@ mod tests {
         // One that had been asked whether it lives, and one that wanted something.
         let accepted = std::iter::from_fn(|| listener.accept().ok()).count();
         assert_eq!(accepted, 2);
+    }
+
+    #[test]
+    fn a_successor_has_the_very_same_socket() {
+        let files = TempDir::new().unwrap();
+        let first = SharedSocket::bind(&settings(&files, 0o660), &[]).unwrap();
+        let _waiting = UnixStream::connect(first.path()).unwrap();
+        let second =
+            SharedSocket::bind(&settings(&files, 0o600), std::slice::from_ref(&first)).unwrap();
+        drop(first);
+        assert_eq!(mode(second.path()), 0o600);
+        second.listener().unwrap().accept().unwrap();
+        drop(second);
+        assert_eq!(fs::read_dir(files.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -15,16 +15,16 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::Phase;
 use super::access::Gate;
 use super::content::{self, NewIdentity, answer, json as json_answer};
 use super::error::AdminError;
 use super::figures;
 use super::health::Health;
 use super::readiness::{Member, judge, serves};
+use super::reload::Superior;
+use super::{Instruments, Phase};
 use crate::clock::Clock;
-use crate::metrics::limits::Meters;
-use crate::metrics::{Page, Reloads};
+use crate::metrics::Page;
 use crate::settings::IdentitySettings;
 use crate::store::Enrolment;
 use crate::telemetry::chain;
@@ -46,14 +46,13 @@ const MOST_LINES: usize = 1000;
 /// Everything an answer is made from.
 pub(super) struct Desk {
     identities: Arc<Identities>,
+    instruments: Instruments,
     configured: Vec<Arc<IdentitySettings>>,
     health: Health,
     gate: Gate,
-    meters: Arc<Meters>,
-    /// How the proxy's own certificates are doing, if it has any.
-    certificates: Option<Arc<Reloads>>,
     clock: Clock,
     phase: watch::Receiver<Phase>,
+    superior: Superior,
 }
 
 type Answer = Result<Response<Full<Bytes>>, AdminError>;
@@ -67,6 +66,7 @@ enum Resource {
     Identities,
     Identity(String),
     Renewal(String),
+    Reload,
 }
 
 impl Resource {
@@ -76,6 +76,7 @@ impl Resource {
             ("healthz", None, _) => Self::Health,
             ("readyz", None, _) => Self::Readiness,
             ("metrics", None, _) => Self::Metrics,
+            ("reload", None, _) => Self::Reload,
             ("identities", None, _) => Self::Identities,
             ("identities", Some(name), None) => Self::Identity(name.to_owned()),
             ("identities", Some(name), Some("renew")) => Self::Renewal(name.to_owned()),
@@ -89,7 +90,7 @@ impl Resource {
             Self::Health | Self::Readiness | Self::Metrics => "GET, HEAD",
             Self::Identities => "GET, HEAD, POST",
             Self::Identity(_) => "GET, HEAD, DELETE",
-            Self::Renewal(_) => "POST",
+            Self::Renewal(_) | Self::Reload => "POST",
         }
     }
 }
@@ -97,16 +98,16 @@ impl Resource {
 impl Desk {
     pub(super) fn new(
         identities: Arc<Identities>,
+        instruments: Instruments,
         gate: Gate,
-        meters: Arc<Meters>,
-        certificates: Option<Arc<Reloads>>,
         clock: Clock,
         phase: watch::Receiver<Phase>,
+        superior: Superior,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, configured, health, gate, meters, certificates, clock, phase }
+        Self { identities, instruments, configured, health, gate, clock, phase, superior }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -152,6 +153,16 @@ impl Desk {
             Resource::Identity(name) if asks => self.show(&name, StatusCode::OK).await,
             Resource::Identity(name) => self.remove(&name).await,
             Resource::Renewal(name) => self.renew(&name).await,
+            Resource::Reload => self.reload().await,
+        }
+    }
+
+    /// Reads the configuration again.
+    async fn reload(&self) -> Answer {
+        match self.superior.order().await {
+            Some(Ok(())) => Ok(json_answer(StatusCode::OK, &json!({"status": "reloaded"}))),
+            Some(Err(why)) => Err(AdminError::NotReloaded(why)),
+            None => Err(AdminError::NoReload),
         }
     }
 
@@ -170,8 +181,7 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let (meters, certificates) = (&self.meters, self.certificates.as_deref());
-        let page = figures::page(&self.identities, &seen, meters, certificates, &self.clock);
+        let page = figures::page(&self.identities, &self.instruments, &seen, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

@@ -28,7 +28,9 @@ pub(super) enum AdminError {
     ChangesOff,
     #[error("changes need the key of admin.key_sha256: send Authorization: Bearer KEY")]
     Key,
-    #[error("there is no such resource: there are /healthz, /readyz, /metrics and /identities")]
+    #[error(
+        "there is no such resource: there are /healthz, /readyz, /metrics, /identities, /reload"
+    )]
     Unknown,
     #[error("this resource has no such method: it has {0}")]
     Method(&'static str),
@@ -56,6 +58,10 @@ pub(super) enum AdminError {
     StoreSilent(Duration),
     #[error("no later token for \"{identity}\": {}", chain(&*.why.reason))]
     NotRenewed { identity: String, why: Unavailable },
+    #[error("the old configuration stays: {0}")]
+    NotReloaded(String),
+    #[error("a reload is under way, or this proxy is ending: try again")]
+    NoReload,
 }
 
 impl From<EnrolError> for AdminError {
@@ -98,6 +104,8 @@ impl AdminError {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-452")
             }
             Self::NotRenewed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RBR-451"),
+            Self::NotReloaded(_) => (StatusCode::CONFLICT, "RBR-453"),
+            Self::NoReload => (StatusCode::SERVICE_UNAVAILABLE, "RBR-454"),
         }
     }
 
@@ -125,7 +133,7 @@ impl AdminError {
                 let seconds = why.retry_after.as_millis().div_ceil(1000).max(1).to_string();
                 fields.insert(RETRY_AFTER, seconds.parse().expect("a number"));
             }
-            Self::Store(_) | Self::StoreSilent(_) => {
+            Self::Store(_) | Self::StoreSilent(_) | Self::NoReload => {
                 fields.insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
             _ => {}

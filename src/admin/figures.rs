@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use super::Instruments;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::{Kind, Outcome, Page, Reloads};
+use crate::proxy::malformed::{Malformed, MalformedCounts};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -23,9 +25,8 @@ const OTHER: &str = "_other";
 /// The page as it is now.
 pub(super) fn page(
     identities: &Arc<Identities>,
+    instruments: &Instruments,
     seen: &Seen,
-    meters: &Meters,
-    certificates: Option<&Reloads>,
     clock: &Clock,
 ) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
@@ -42,10 +43,11 @@ pub(super) fn page(
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
-    limits(&mut page, meters);
-    if let Some(reloads) = certificates {
+    limits(&mut page, &instruments.meters);
+    if let Some(reloads) = &instruments.certificates {
         read_anew(&mut page, reloads);
     }
+    refused(&mut page, &instruments.malformed);
     page.into_text()
 }
 
@@ -165,6 +167,15 @@ fn read_anew(page: &mut Page, reloads: &Reloads) {
         .sample(&[], u8::from(reloads.is_stale()));
 }
 
+fn refused(page: &mut Page, counts: &MalformedCounts) {
+    let name = "ringbearer_malformed_requests_total";
+    let help = "Requests that HTTP/1.1 does not know, by what is wrong with them.";
+    let mut family = page.family(name, Kind::Counter, help);
+    for malformed in Malformed::ALL {
+        family.sample(&[("reason", malformed.as_str())], counts.get(malformed));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -198,7 +209,9 @@ mod tests {
 
     fn figures(identities: &Arc<Identities>) -> String {
         let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Meters::default(), None, &Clock::manual(NOW))
+        let instruments = Instruments::default();
+        instruments.malformed.count(Malformed::LineEnd);
+        page(identities, &instruments, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -246,5 +259,7 @@ mod tests {
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
+        let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
+        assert!(page.contains(line), "{page}");
     }
 }

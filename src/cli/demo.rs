@@ -46,7 +46,7 @@ pub(super) fn run(flags: &DemoFlags) -> Result<(), Failure> {
             result => result?,
         };
         introduce(&service, &sandbox, flags, &mut io::stdout().lock()).map_err(Failure::Output)?;
-        serve::until_asked_to_end(service).await?;
+        serve::until_asked_to_end(service, || ()).await?;
         sandbox.stop().await;
         files.close().map_err(Failure::TemporaryDirectory)
     })

@@ -9,6 +9,8 @@ pub enum Limit {
     Connections,
     /// `proxy.handshake_timeout`.
     Handshake,
+    /// `proxy.request_head_timeout`.
+    RequestHead,
     /// `proxy.client_idle_timeout`.
     Idle,
     /// `proxy.max_request_bytes`.
@@ -31,9 +33,10 @@ pub enum Limit {
 
 impl Limit {
     /// Each of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Connections,
         Self::Handshake,
+        Self::RequestHead,
         Self::Idle,
         Self::RequestBytes,
         Self::RequestStall,
@@ -50,6 +53,7 @@ impl Limit {
         match self {
             Self::Connections => "connections",
             Self::Handshake => "handshake",
+            Self::RequestHead => "request_head",
             Self::Idle => "idle",
             Self::RequestBytes => "request_bytes",
             Self::RequestStall => "request_stall",

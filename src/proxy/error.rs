@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 
 use super::access::Refusal;
 use super::facade::Fault;
+use super::malformed::Malformed;
 use super::selection::Denied;
 use crate::policy::Refusal as OutOfPolicy;
 use crate::telemetry::chain;
@@ -81,12 +82,21 @@ pub enum ProxyError {
     /// Too many connections are open.
     #[error("as many connections are open as proxy.max_connections allows")]
     Connections,
+    /// The request is none by HTTP/1.1's rules.
+    #[error("{0}")]
+    Malformed(Malformed),
     /// The client broke its own request off.
     #[error("the request's content ended early")]
     ClientBroke,
     /// RingCentral gave no answer.
     #[error("{}", chain(.0))]
     Upstream(#[source] SendError),
+}
+
+/// Whether `answer` is the proxy's own and says that the request's content broke off.
+pub fn blames_the_content<B>(answer: &Response<B>) -> bool {
+    let (_, code) = ProxyError::ClientBroke.status_and_code();
+    answer.headers().get(ERROR_FIELD).is_some_and(|it| it == code)
 }
 
 fn refusal_message(refusal: Refusal) -> &'static str {
@@ -156,6 +166,7 @@ impl ProxyError {
             Self::InFlight(_) => (StatusCode::SERVICE_UNAVAILABLE, "RBR-142"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "RBR-143"),
             Self::Login(fault) => fault.status_and_code(),
+            Self::Malformed(malformed) => malformed.status_and_code(),
             Self::Policy { refusal, .. } => out_of_policy(refusal),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")

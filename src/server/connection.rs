@@ -19,7 +19,9 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
+use super::guard::{Post, Waits};
 use super::opening::{Opening, State};
+use super::patience::Patience;
 use crate::metrics::limits::{Limit, Meters};
 use crate::timers::stall::{Pace, Watch};
 use crate::timers::{Deadline, Timers};
@@ -46,7 +48,9 @@ pub(super) struct Connections(Rc<Shared>);
 struct Shared {
     timers: Timers,
     rules: Rules,
-    /// The task of every open connection.
+    /// How many there are, from the moment of their acceptance.
+    guests: Cell<usize>,
+    /// The task of every connection that has begun.
     tasks: RefCell<Slab<Waker>>,
     /// Whether connections are to end as soon as they can.
     closing: Cell<bool>,
@@ -55,8 +59,8 @@ struct Shared {
 
 impl Connections {
     pub(super) fn new(timers: Timers, rules: Rules) -> Self {
-        let (tasks, closing, all_gone) = Default::default();
-        Self(Rc::new(Shared { timers, rules, tasks, closing, all_gone }))
+        let (guests, tasks, closing, all_gone) = Default::default();
+        Self(Rc::new(Shared { timers, rules, guests, tasks, closing, all_gone }))
     }
 
     /// What holds for each of them.
@@ -64,9 +68,15 @@ impl Connections {
         &self.0.rules
     }
 
+    /// One that has just been accepted. Its task may be a while in coming, and the end waits for it.
+    pub(super) fn guest(&self) -> Guest {
+        self.0.guests.set(self.0.guests.get() + 1);
+        Guest(self.clone())
+    }
+
     /// How many are open.
     pub(super) fn count(&self) -> usize {
-        self.0.tasks.borrow().len()
+        self.0.guests.get()
     }
 
     /// Tells every connection to finish the request in progress and end.
@@ -83,8 +93,22 @@ impl Connections {
     }
 }
 
+/// A connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Guest(Connections);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Shared { guests, all_gone, .. } = &*self.0.0;
+        guests.set(guests.get() - 1);
+        if guests.get() == 0 {
+            all_gone.notify_one();
+        }
+    }
+}
+
 /// Whether requests are in progress on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
     requests: Cell<u32>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
@@ -93,6 +117,19 @@ pub(super) struct Activity {
     owed: Cell<u32>,
     /// Bytes that answers have given.
     given: Cell<u64>,
+    post: Arc<Post>,
+}
+
+impl Activity {
+    /// None yet. `post` is what the connection's guard has to say.
+    pub(super) fn new(post: Arc<Post>) -> Self {
+        let (requests, fell_idle, owed, given) = Default::default();
+        Self { requests, fell_idle, owed, given, post }
+    }
+
+    pub(super) fn post(&self) -> &Arc<Post> {
+        &self.post
+    }
 }
 
 /// A request in progress, until it is dropped.
@@ -103,6 +140,10 @@ impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
         Self(Rc::clone(activity))
+    }
+
+    pub(super) fn post(&self) -> &Post {
+        &self.0.post
     }
 
     /// An answer waits for its client, or does so no more.
@@ -134,6 +175,7 @@ pub(super) struct Serving<C> {
     taking: Watch,
     idle: Deadline,
     idle_timeout: Duration,
+    patience: Patience,
     connections: Connections,
     key: Option<usize>,
     told: bool,
@@ -195,12 +237,24 @@ impl<C: Drainable> Serving<C> {
         connection: Pin<Box<C>>,
         activity: Rc<Activity>,
         opening: Option<Box<Opening>>,
+        patience: Patience,
         connections: Connections,
     ) -> Self {
         let (taking, key, told) = (Watch::default(), None, false);
         let idle_timeout = connections.rules().idle_timeout;
         let idle = connections.0.timers.deadline(idle_timeout);
-        Self { connection, activity, opening, taking, idle, idle_timeout, connections, key, told }
+        Self {
+            connection,
+            activity,
+            opening,
+            taking,
+            idle,
+            idle_timeout,
+            patience,
+            connections,
+            key,
+            told,
+        }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -246,13 +300,34 @@ impl<C: Drainable> Serving<C> {
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.requests.get() > 0 {
+        if self.activity.requests.get() > 0 || self.patience.is_for_a_head() {
             return false;
         }
         if self.activity.fell_idle.replace(false) {
             self.idle.reset(self.idle_timeout);
         }
         self.idle.poll(cx).is_ready()
+    }
+
+    /// Drives the connection, and again once it has been told that its client has been given up.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        let driven = self.connection.as_mut().poll(cx);
+        if driven.is_ready() {
+            return driven;
+        }
+        match self.patience.poll_end(cx) {
+            None | Some(Waits::Not) => Poll::Pending,
+            Some(Waits::Late) => Poll::Ready(Ok(())),
+            Some(Waits::First) => {
+                self.connections.rules().meters.count(Limit::RequestHead);
+                Poll::Ready(Ok(()))
+            }
+            Some(Waits::Head(_)) => {
+                self.connections.rules().meters.count(Limit::RequestHead);
+                self.patience.give_up();
+                self.connection.as_mut().poll(cx)
+            }
+        }
     }
 }
 
@@ -269,7 +344,7 @@ impl<C: Drainable> Future for Serving<C> {
             self.idle_timeout = limit;
             self.idle.reset(limit);
         }
-        match self.connection.as_mut().poll(cx) {
+        match self.drive(cx) {
             Poll::Pending => match self.reached(cx) {
                 None => Poll::Pending,
                 Some(limit) => {
@@ -290,11 +365,7 @@ impl<C: Drainable> Future for Serving<C> {
 impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let mut tasks = self.connections.0.tasks.borrow_mut();
-            tasks.remove(key);
-            if tasks.is_empty() {
-                self.connections.0.all_gone.notify_one();
-            }
+            self.connections.0.tasks.borrow_mut().remove(key);
         }
     }
 }

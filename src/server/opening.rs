@@ -1,7 +1,7 @@
 //! The first bytes of an HTTP/2 connection, which have to come in time.
 //!
-//! hyper waits for the preface for ever, and where clear text may be either version it does so before
-//! it knows which. Idling is another matter: a connection may be opened ahead of its first request.
+//! hyper waits for the preface for ever. Where clear text may be either version, a guard sees the first
+//! bytes, and `patience` is for both; this is for whoever has chosen HTTP/2 in a TLS handshake.
 
 use std::io;
 use std::pin::Pin;
@@ -24,8 +24,6 @@ type Arrived = Arc<AtomicUsize>;
 #[derive(Debug)]
 pub(super) struct Opening {
     arrived: Arrived,
-    /// Whether a client may keep silent: it has said nothing that would oblige it to go on.
-    may_be_silent: bool,
     deadline: Option<Deadline>,
 }
 
@@ -38,18 +36,16 @@ pub(super) enum State {
 }
 
 impl Opening {
-    /// For a client that has chosen HTTP/2 already, if it may not be silent.
-    pub(super) fn of<S>(stream: S, may_be_silent: bool) -> (Self, Counted<S>) {
+    /// For a client that has chosen HTTP/2.
+    pub(super) fn of<S>(stream: S) -> (Self, Counted<S>) {
         let arrived = Arrived::default();
         let counted = Counted { stream, arrived: Arc::clone(&arrived) };
-        (Self { arrived, may_be_silent, deadline: None }, counted)
+        (Self { arrived, deadline: None }, counted)
     }
 
     pub(super) fn poll(&mut self, timers: &Timers, limit: Duration, cx: &Context<'_>) -> State {
-        match self.arrived.load(Ordering::Relaxed) {
-            PREFACE.. => return State::Open,
-            0 if self.may_be_silent => return State::Opening,
-            _ => {}
+        if self.arrived.load(Ordering::Relaxed) >= PREFACE {
+            return State::Open;
         }
         let deadline = self.deadline.get_or_insert_with(|| timers.deadline(limit));
         if deadline.poll(cx).is_ready() { State::Late } else { State::Opening }

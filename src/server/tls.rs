@@ -85,7 +85,7 @@ type Trace = (u64, u64, i64, i64, u64);
 
 impl InboundCertificates {
     /// Reads the files.
-    pub(super) fn load(files: &InboundTls) -> Result<Self, TlsFilesError> {
+    pub fn load(files: &InboundTls) -> Result<Self, TlsFilesError> {
         let seen = traces(files);
         let current = Current { files: files.clone(), config: config(files)?, seen };
         let (current, reloads) = (Mutex::new(current), Arc::default());

@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::{Either, ready};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -20,18 +21,23 @@ use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
 use super::answering::Answering;
 use super::arrival::{self, Arrival, Listener};
 use super::connection::{Activity, Busy, Connections, Drainable, Rules, Serving};
+use super::framing::Framing;
+use super::guard::{Guard, Post, Standing};
 use super::opening::Opening;
+use super::patience::Patience;
 use super::places::{Places, Seated, turn_away};
 use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::metrics::limits::{Limit, Meters};
+use crate::proxy::error;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::{ClientLimits, Http2Limits, UpstreamSettings};
 use crate::timers::Timers;
@@ -52,6 +58,9 @@ const BUFFER: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Serving,
+    /// A successor has the listeners; what was accepted is answered in its own time.
+    Retiring,
+    /// The end is near.
     Draining,
 }
 
@@ -70,6 +79,8 @@ pub(super) struct Blueprint {
     pub(super) client_idle_timeout: Duration,
     pub(super) client_limits: ClientLimits,
     pub(super) meters: Arc<Meters>,
+    pub(super) request_head_timeout: Duration,
+    pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
     pub(super) log_requests: bool,
     pub(super) clock: Clock,
@@ -94,6 +105,8 @@ pub(super) struct Worker {
     inbound_tls: Option<InboundCertificates>,
     admission: Arc<Admission>,
     h2c: bool,
+    request_head_timeout: Duration,
+    malformed: Arc<MalformedCounts>,
     drain_timeout: Duration,
     clock: Clock,
 }
@@ -104,13 +117,14 @@ impl Worker {
         blueprint: Blueprint,
         entrances: Vec<Entrance>,
         phase: watch::Receiver<Phase>,
+        ceded: oneshot::Sender<()>,
     ) {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = runtime.expect("the system has resources for an event queue");
         runtime.block_on(async {
             let worker = Rc::new(Self::new(blueprint, phase));
-            worker.serve(entrances).await;
+            worker.serve(entrances, ceded).await;
         });
     }
 
@@ -143,35 +157,65 @@ impl Worker {
             inbound_tls: blueprint.inbound_tls,
             admission: blueprint.admission,
             h2c: blueprint.h2c,
+            request_head_timeout: blueprint.request_head_timeout,
+            malformed: blueprint.malformed,
             drain_timeout: blueprint.drain_timeout,
             clock: blueprint.clock,
         }
     }
 
-    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>) {
+    /// `ceded` ends when new connections are a successor's.
+    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>, ceded: oneshot::Sender<()>) {
         let timers = self.timers.clone();
         spawn_local(async move { timers.run().await });
         spawn_local(Rc::clone(&self).sweep());
         let accepting: Vec<_> =
             entrances.into_iter().map(|it| spawn_local(Rc::clone(&self).accept(it))).collect();
-        self.draining().await;
+        self.leaving().await;
         self.is_draining.set(true);
-        if self.connections.count() + self.proxy.tunnels().count() > 0 {
-            self.clock.sleep(LINGER).await;
-        }
-        for acceptor in accepting {
-            // It ends by itself, once the backlog is empty.
-            let _ = acceptor.await;
+        let no_more = async {
+            for acceptor in accepting {
+                // It ends by itself, once the backlog is empty.
+                let _ = acceptor.await;
+            }
+            drop(ceded);
+        };
+        let is_retiring = *self.phase.borrow() == Phase::Retiring;
+        if is_retiring {
+            no_more.await;
+            self.linger().await;
+        } else {
+            self.linger().await;
+            no_more.await;
         }
         self.connections.close();
         let tunnels = self.proxy.tunnels();
-        tunnels.close();
         let all_gone = async { tokio::join!(self.connections.all_gone(), tunnels.all_gone()) };
+        let mut all_gone = pin!(all_gone);
+        tokio::select! {
+            biased;
+            _ = &mut all_gone => return,
+            () = self.draining() => {}
+        }
+        tunnels.close();
         let drained = self.timers.within(self.drain_timeout, all_gone).await;
         if drained.is_err() {
             let left = self.connections.count() + self.proxy.tunnels().count();
             tracing::warn!(left, "drain_timeout is over: cutting the remaining connections");
         }
+    }
+
+    /// Gives whoever is here time to go.
+    async fn linger(&self) {
+        if self.connections.count() + self.proxy.tunnels().count() > 0 {
+            self.clock.sleep(LINGER).await;
+        }
+    }
+
+    async fn leaving(&self) {
+        let mut phase = self.phase.clone();
+        // As below.
+        let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
     async fn draining(&self) {
@@ -187,15 +231,18 @@ impl Worker {
         }
     }
 
-    /// Accepts until draining has lingered, then whatever the kernel has accepted already.
+    /// Accepts until draining has lingered, then whatever the kernel has accepted already; where there
+    /// is a successor, leaves that to it.
     async fn accept(self: Rc<Self>, Entrance { listener, entry }: Entrance) {
         let door = match listener.open() {
             Ok(door) => door,
             Err(error) => return tracing::error!(%error, "a listener cannot be used"),
         };
         let lingered = async {
-            self.draining().await;
-            self.clock.sleep(LINGER).await;
+            self.leaving().await;
+            if *self.phase.borrow() == Phase::Draining {
+                self.clock.sleep(LINGER).await;
+            }
         };
         tokio::pin!(lingered);
         loop {
@@ -240,7 +287,7 @@ impl Worker {
             }
             Some(tls) => {
                 let tls = tls.acceptor();
-                drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry)));
+                self.entertain(Rc::clone(self).shake_hands(tls, stream, peer, entry));
             }
         }
     }
@@ -248,10 +295,18 @@ impl Worker {
     /// Clear text.
     fn talk<I: Io>(self: &Rc<Self>, io: I, entry: Entry) {
         if self.h2c {
-            drop(spawn_local(self.either(io, entry)));
+            self.entertain(self.either(io, entry));
         } else {
-            drop(spawn_local(self.h1(io, entry)));
+            self.entertain(self.h1(io, entry));
         }
+    }
+
+    fn entertain(&self, connection: impl Future<Output = ()> + 'static) {
+        let guest = self.connections.guest();
+        spawn_local(async move {
+            connection.await;
+            drop(guest);
+        });
     }
 
     async fn shake_hands(
@@ -281,17 +336,17 @@ impl Worker {
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let (io, activity) = self.guarded(io, Framing::http1());
         let service = self.service(&activity, entry);
         let mut builder = http1::Builder::new();
-        let connection = builder.max_buf_size(BUFFER).serve_connection(TokioIo::new(io), service);
+        let connection = builder.max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity, None)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let activity = Rc::new(Activity::new(Arc::new(Post::unguarded())));
         let service = self.service(&activity, entry);
-        let (opening, io) = Opening::of(io, false);
+        let (opening, io) = Opening::of(io);
         let limits = self.http2;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
@@ -308,7 +363,7 @@ impl Worker {
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let (io, activity) = self.guarded(io, Framing::either());
         let service = self.service(&activity, entry);
         let (limits, mut builder) = (self.http2, auto::Builder::new(LocalExecutor));
         builder.http1().max_buf_size(BUFFER);
@@ -321,9 +376,14 @@ impl Worker {
             .max_local_error_reset_streams(limits.max_error_resets)
             .keep_alive_interval(limits.ping_interval)
             .keep_alive_timeout(limits.ping_timeout);
-        let (opening, io) = Opening::of(io, true);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-        self.serving(Box::pin(connection.into_owned()), activity, Some(opening))
+        let connection = builder.serve_connection_with_upgrades(io, service);
+        self.serving(Box::pin(connection.into_owned()), activity, None)
+    }
+
+    fn guarded<I>(&self, io: I, framing: Framing) -> (TokioIo<Guard<I>>, Rc<Activity>) {
+        let post = Arc::default();
+        let guard = Guard::new(io, framing, Arc::clone(&post), Arc::clone(&self.malformed));
+        (TokioIo::new(guard), Rc::new(Activity::new(post)))
     }
 
     fn serving<C: Drainable>(
@@ -333,7 +393,9 @@ impl Worker {
         opening: Option<Opening>,
     ) -> Serving<C> {
         let opening = opening.map(Box::new);
-        Serving::new(connection, activity, opening, self.connections.clone())
+        let post = Arc::clone(activity.post());
+        let patience = Patience::new(post, self.timers.clone(), self.request_head_timeout);
+        Serving::new(connection, activity, opening, patience, self.connections.clone())
     }
 
     fn service(
@@ -349,9 +411,14 @@ impl Worker {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
         service_fn(move |request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
-            let version = request.version();
-            let answer = Rc::clone(&worker.proxy).handle(request, entry);
-            answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
+            let (version, standing) = (request.version(), busy.post().standing(&request));
+            let answer = match standing {
+                Standing::Substitute(malformed) => {
+                    Either::Left(ready(worker.proxy.refuse(&request, malformed)))
+                }
+                _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
+            };
+            answer.map(move |answer| Ok(worker.pass_on(answer, version, standing, busy)))
         })
     }
 
@@ -359,10 +426,18 @@ impl Worker {
         &self,
         mut answer: Response<Outbound>,
         version: Version,
+        standing: Standing,
         busy: Busy,
     ) -> Response<Answering> {
-        let ends = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if ends && version < Version::HTTP_2 && self.is_draining.get() {
+        if let Some(malformed) = busy.post().malformed()
+            && error::blames_the_content(&answer)
+        {
+            answer = self.proxy.refused(malformed);
+        }
+        let is_last = standing != Standing::Ordinary || self.is_draining.get();
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            busy.post().switch();
+        } else if version < Version::HTTP_2 && is_last {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|content| Answering::new(content, busy))

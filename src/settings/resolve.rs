@@ -29,6 +29,7 @@ use super::{
     UrlProblem, Warning, tls,
 };
 use crate::config::{Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, UpstreamConfig};
+use crate::mark::{Mark, Marked};
 use crate::secret::{Environment, Sources};
 use crate::store::seal::Seal;
 
@@ -85,6 +86,7 @@ pub(super) fn settings(
     let admin = admin(config.admin, &served, access, directory, &mut warnings)?;
     let operated = admin.iter().flat_map(|admin| &admin.sockets);
     socket::refuse_same(proxy.sockets.iter().chain(operated))?;
+    let files = files_of(&upstream, sources.files());
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
@@ -100,6 +102,7 @@ pub(super) fn settings(
         store,
         admin,
         log,
+        files,
     };
     Ok((settings, warnings))
 }
@@ -126,6 +129,15 @@ fn sockets(
     });
     let paths = everybodys.chain(own).filter_map(|(place, its)| Some((place.path()?, its)));
     paths.map(|(path, its)| access.socket(path, directory, its)).collect()
+}
+
+/// Those of `[proxy.tls]` are looked after by the server itself.
+fn files_of(upstream: &UpstreamSettings, secrets: &[Marked]) -> Vec<Marked> {
+    let own = upstream.client_certificate.iter();
+    let own = own.flat_map(|own| [&own.certificate_file, &own.key_file]);
+    // Read after this.
+    let others = own.chain(&upstream.ca_file).map(|path| (path.clone(), Mark::of(path)));
+    secrets.iter().cloned().chain(others).collect()
 }
 
 fn proxy(
@@ -178,12 +190,19 @@ fn proxy(
             2 * MINUTE,
             HOUR,
         )?,
+        request_head_timeout: time(
+            "proxy.request_head_timeout",
+            config.request_head_timeout,
+            15 * SECOND,
+            HOUR,
+        )?,
         websocket_idle_timeout: time(
             "proxy.websocket_idle_timeout",
             config.websocket_idle_timeout,
             10 * MINUTE,
             24 * HOUR,
         )?,
+        reload_on_change: config.reload_on_change.unwrap_or(true),
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
     })
 }

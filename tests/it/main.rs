@@ -1,6 +1,7 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+mod attacks;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod authority;
 mod browsers;
@@ -11,6 +12,7 @@ mod conformance;
 mod connections;
 mod crash;
 mod detour;
+mod doctor;
 mod drain;
 mod facade;
 mod fallback;
@@ -23,6 +25,7 @@ mod forwarder;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod frames;
 mod framing;
+mod guard;
 mod herd;
 mod hosts;
 mod http2;
@@ -35,9 +38,11 @@ mod login;
 mod login_site;
 mod main_path;
 mod malformed;
+mod manual;
 mod never_mixed;
 mod outages;
 mod outbound_tls;
+mod packaging;
 mod pages;
 mod paths;
 mod peers;
@@ -56,6 +61,7 @@ mod redis_server;
 mod redis_tls;
 mod registrar;
 mod relay;
+mod reload;
 mod renewal;
 mod replay;
 mod replicas;
@@ -72,6 +78,7 @@ mod status;
 mod stopped;
 mod store_trouble;
 mod streaming;
+mod supervised;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;

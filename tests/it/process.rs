@@ -210,6 +210,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGSTOP.
     pub(crate) fn stand_still(&self) {
         self.signal(Signal::STOP);

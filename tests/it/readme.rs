@@ -14,6 +14,7 @@ const README: &str = include_str!("../../README.md");
 const ERRORS: &str = concat!(
     include_str!("../../src/proxy/error.rs"),
     include_str!("../../src/proxy/facade/fault.rs"),
+    include_str!("../../src/proxy/malformed.rs"),
 );
 const ADMIN_ERRORS: &str = include_str!("../../src/admin/error.rs");
 const REPLAY: &str = include_str!("../../src/proxy/replay.rs");
@@ -89,8 +90,13 @@ fn codes(text: &str) -> BTreeSet<&str> {
 
 /// What stands between ```` ```language ```` and the next fence.
 fn blocks(language: &str) -> Vec<String> {
+    blocks_of(README, language)
+}
+
+/// The same of another text.
+pub(crate) fn blocks_of(text: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
-    let parts = README.split(&opening).skip(1);
+    let parts = text.split(&opening).skip(1);
     parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
 }
 
@@ -105,7 +111,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// The lines that run this program, in words: without comments and without assignments before it.
-fn commands(block: &str) -> Vec<Vec<String>> {
+pub(crate) fn commands(block: &str) -> Vec<Vec<String>> {
     let joined = block.replace("\\\n", " ");
     let line = |line: &str| {
         let line = line.split(" #").next().unwrap();
