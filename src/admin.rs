@@ -34,6 +34,7 @@ use tracing::{debug, warn};
 use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::metrics::Reloads;
+use crate::metrics::limits::Meters;
 use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::throttle::board::Board;
 use crate::server::Passed;
@@ -83,6 +84,9 @@ pub enum AdminStartError {
 pub struct Instruments {
     /// Requests that HTTP/1.1 does not know.
     pub malformed: Arc<MalformedCounts>,
+    /// Limits that were reached, and how many clients are connected: their room is one for a proxy and
+    /// its successors.
+    pub meters: Arc<Meters>,
     /// How often certificates were read anew, if there are any.
     pub certificates: Option<Arc<Reloads>>,
     /// What became of the audit log's lines, which is where operations are noted, too.

@@ -34,6 +34,7 @@ mod keygen;
 mod login;
 mod logout;
 mod manual;
+mod open_files;
 mod reign;
 mod reload;
 mod run;

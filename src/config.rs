@@ -84,6 +84,37 @@ pub(crate) struct ProxyConfig {
     pub(crate) max_queue: Option<NonZeroU32>,
     pub(crate) reload_on_change: Option<bool>,
     pub(crate) core_dumps: Option<bool>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_connections: Option<NonZeroU32>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_in_flight: Option<NonZeroU32>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) max_request_bytes: Option<ByteSize>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) handshake_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) client_stall_timeout: Option<Duration>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) client_stall_bytes: Option<ByteSize>,
+    pub(crate) http2: Http2Config,
+}
+
+/// `[proxy.http2]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Http2Config {
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_streams: Option<NonZeroU32>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) max_header_bytes: Option<ByteSize>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_pending_resets: Option<NonZeroU32>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_error_resets: Option<NonZeroU32>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) ping_interval: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) ping_timeout: Option<Duration>,
 }
 
 /// `[proxy.tls]`
@@ -113,6 +144,10 @@ pub(crate) struct UpstreamConfig {
     pub(crate) connect_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) response_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) stall_timeout: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_connections: Option<NonZeroU32>,
     #[serde(deserialize_with = "duration")]
     pub(crate) idle_timeout: Option<Duration>,
 }

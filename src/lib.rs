@@ -46,8 +46,8 @@
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
 //! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
-//! | [`metrics`] | counters, and the text that Prometheus reads |
-//! | [`timers`] | one worker thread's coarse timeouts |
+//! | [`metrics`] | counters, and the text that Prometheus reads; [`metrics::limits`], how often each limit was reached |
+//! | [`timers`] | one worker thread's coarse timeouts; [`timers::stall`] notices what stands still |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
 //! | [`token::budget`] | PURE: whose turn it is among an application's token requests |
@@ -82,9 +82,10 @@
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past; `proxy::public` says where that is |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
+//! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
-//! | [`upstream`] | connections to RingCentral: a pool per worker thread |
-//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
+//! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |

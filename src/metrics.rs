@@ -3,6 +3,8 @@
 //! A leaf of plain atomics: counting costs one addition and no lock. Whoever writes a [`Page`] sees to
 //! it that labels are bounded; nothing here takes a path, a query or a client's word for a label.
 
+pub mod limits;
+
 use std::fmt::{self, Display, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

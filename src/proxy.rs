@@ -14,6 +14,7 @@ pub mod facade;
 pub mod headers;
 mod heal;
 pub mod hostnames;
+mod in_flight;
 pub mod links;
 mod login;
 pub mod malformed;
@@ -33,7 +34,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderValue, LOCATION, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -46,12 +47,14 @@ pub use outbound::Outbound;
 pub use record::Records;
 
 use crate::clock::Timestamp;
+use crate::metrics::limits::{Limit, Meters};
 use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
+use crate::timers::stall::Pace;
 use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
-use crate::upstream::{Choice, Connector, SendError, Upstream};
+use crate::upstream::{Choice, Connector, Rules, SendError, Upstream};
 use admission::Whose;
 use body::{KeepLimit, Outgoing, Replayable};
 use bytes::Bytes;
@@ -59,6 +62,7 @@ use cors::{Cors, Visitor};
 use error::ProxyError;
 use exchange::{Exchange, Route};
 use headers::{Found, Injected};
+use in_flight::{Count, InFlight};
 use links::LinkMap;
 use links::body::Rewritten;
 use login::Call;
@@ -123,6 +127,14 @@ pub struct Limits {
     pub keep: KeepLimit,
     /// How long a WebSocket may be silent.
     pub websocket_idle: Duration,
+    /// Requests of one identity that may be under way on one thread.
+    pub in_flight: usize,
+    /// How slowly clients may send.
+    pub pace: Pace,
+    /// Connections to each host, of one thread.
+    pub upstream_connections: usize,
+    /// Where limits are counted that were reached.
+    pub meters: Arc<Meters>,
 }
 
 /// What is done about links in answers.
@@ -162,6 +174,7 @@ struct Local {
     bearer: LocalBearer,
     /// The newest generation that this thread has seen work.
     accepted: Generation,
+    in_flight: Count,
 }
 
 /// The token of one send.
@@ -207,6 +220,7 @@ struct Early {
     found: Found,
     identity: Whose,
     want: Option<Want>,
+    in_flight: Option<InFlight>,
 }
 
 impl Proxy {
@@ -226,7 +240,7 @@ impl Proxy {
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
-        let hosts = hosts(upstream, tls, &timers);
+        let hosts = hosts(upstream, tls, &timers, &limits);
         let public = || Public::new(upstream, links.public_url.as_ref());
         let public = links.are_rewritten.then(public);
         let tunnels = Tunnels::default();
@@ -258,6 +272,7 @@ impl Proxy {
     ) -> impl Future<Output = Response<Outbound>> {
         let mut record = Record::begin(&request, entry, &self.records);
         let mut visitor = Visitor::App;
+        let version = request.version();
         let mut prepared = match self.prepare(request, entry, &mut record, &mut visitor) {
             Ok(prepared) => prepared,
             Err(error) => Prepared::Refused(Some(error)),
@@ -292,7 +307,12 @@ impl Proxy {
             };
             let mut answer = answer.unwrap_or_else(|error| {
                 record.failed(&error);
-                error.into_response().map(Outbound::local)
+                let ends = version < Version::HTTP_2 && error.ends_connection();
+                let mut answer = error.into_response().map(Outbound::local);
+                if ends {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                answer
             });
             self.admission.cors.tell(visitor, answer.headers_mut());
             record.end(&answer);
@@ -387,16 +407,22 @@ impl Proxy {
         let now = self.timers.now();
         let want = self.want(&head, &identity, caller, now)?;
         self.forget_key(&mut head);
-        let ready = match &identity {
+        if content.size_hint().lower() > self.limits.keep.max_request_bytes {
+            self.limits.meters.count(Limit::RequestBytes);
+            return Err(ProxyError::TooLong);
+        }
+        let (ready, in_flight) = match &identity {
             Whose::Known(id) => {
                 record.identified(self.identities.keeper(*id).name());
+                let in_flight = self.enter(*id)?;
                 let token = self.token_at(*id, now);
                 let turn = token.is_some().then(|| self.turn_at_once(*id, want.as_ref(), now));
-                turn.transpose()?.flatten().zip(token).map(|(turn, token)| (*id, token, turn))
+                let ready = turn.transpose()?.flatten().zip(token);
+                (ready.map(|(turn, token)| (*id, token, turn)), Some(in_flight))
             }
-            Whose::Stranger(_) | Whose::Sealed(_) => None,
+            Whose::Stranger(_) | Whose::Sealed(_) => (None, None),
         };
-        let early = Early { site, path, links, head, content, found, identity, want };
+        let early = Early { site, path, links, head, content, found, identity, want, in_flight };
         Ok(match ready {
             Some((id, token, turn)) => {
                 Prepared::Ready(self.exchange(id, early, token.value, turn), token.generation)
@@ -435,42 +461,59 @@ impl Proxy {
     ) -> Result<Response<Outbound>, ProxyError> {
         let answer = self.send(exchange).await?;
         record.answered(generation);
-        if answer.status() == StatusCode::UNAUTHORIZED {
+        let mut answer = if answer.status() == StatusCode::UNAUTHORIZED {
             // Boxed: rare, and large.
-            return Box::pin(self.heal(exchange, generation, answer, record)).await;
-        }
-        self.note_accepted(exchange.identity(), generation);
-        if exchange.is_penalised() {
-            return Box::pin(self.relay_penalty(exchange, answer)).await;
-        }
-        Ok(self.to_client(answer, exchange))
+            Box::pin(self.heal(exchange, generation, answer, record)).await?
+        } else {
+            self.note_accepted(exchange.identity(), generation);
+            if exchange.is_penalised() {
+                Box::pin(self.relay_penalty(exchange, answer)).await?
+            } else {
+                self.to_client(answer, exchange)
+            }
+        };
+        answer.body_mut().keeps(exchange.take_in_flight());
+        Ok(answer)
     }
 
     /// The request came before the token did, or before its turn.
     async fn relay_in_time(
         &self,
-        early: Early,
+        mut early: Early,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
         let identity = self.known(&early.identity, record).await?;
+        if early.in_flight.is_none() {
+            early.in_flight = Some(self.enter(identity)?);
+        }
         // First, for nobody queues for what cannot be sent; again, because the turn may take its time.
         self.awaited_token(identity).await?;
-        let want = early.want.or_else(|| self.plain_want(&early.head));
+        let want = early.want.take().or_else(|| self.plain_want(&early.head));
         let turn = self.turn(identity, want.as_ref()).await?;
         let token = self.awaited_token(identity).await?;
         let mut exchange = self.exchange(identity, early, token.value, turn);
         self.relay(&mut exchange, token.generation, record).await
     }
 
-    fn current_token(&self, identity: IdentityId) -> Option<Token> {
-        self.token_at(identity, self.timers.now())
-    }
-
-    fn token_at(&self, identity: IdentityId, now: Timestamp) -> Option<Token> {
+    /// Counts a request of `identity`, unless too many are under way.
+    fn enter(&self, identity: IdentityId) -> Result<InFlight, ProxyError> {
         let mut local = self.local.borrow_mut();
         if local.len() <= identity.index() {
             local.resize_with(identity.index() + 1, Local::default);
         }
+        local[identity.index()].in_flight.enter(self.limits.in_flight).ok_or_else(|| {
+            self.limits.meters.count(Limit::InFlight);
+            ProxyError::InFlight(self.identities.keeper(identity).name().to_owned())
+        })
+    }
+
+    fn current_token(&self, identity: IdentityId) -> Option<Token> {
+        self.token_at(identity, self.timers.now())
+    }
+
+    /// Wants the request to have been counted.
+    fn token_at(&self, identity: IdentityId, now: Timestamp) -> Option<Token> {
+        let mut local = self.local.borrow_mut();
         let slot = self.identities.keeper(identity).slot();
         let bearer = local[identity.index()].bearer.current(slot, now)?;
         Some(Token { value: bearer.value.clone(), generation: bearer.generation })
@@ -498,7 +541,7 @@ impl Proxy {
         bearer: HeaderValue,
         turn: Turn,
     ) -> Exchange {
-        let Early { site, path, links, head, content, found, identity: _, want } = early;
+        let Early { site, path, links, head, content, found, identity: _, want, in_flight } = early;
         let mut fields = head.headers;
         let host = Some(&self.hosts[site.index()].authority);
         let (injected, via) = (Some(&bearer), self.names.via(head.version));
@@ -512,7 +555,7 @@ impl Proxy {
         }
         let content = Replayable::new(content, &self.limits.keep);
         Exchange::new(
-            Route { site, identity, path, links, want },
+            Route { site, identity, path, links, want, in_flight },
             turn,
             head.method,
             head.uri,
@@ -545,6 +588,11 @@ impl Proxy {
                 Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
                 }
+                Err(_) if exchange.content() == replay::Content::OverLimit => {
+                    self.limits.meters.count(Limit::RequestBytes);
+                    return Err(ProxyError::TooLong);
+                }
+                Err(SendError::SlowClient) => return Err(ProxyError::SlowClient),
                 Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
                     choice = Choice::New;
                 }
@@ -598,14 +646,26 @@ impl Proxy {
 }
 
 /// The platform, then the other hosts in their order.
-fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Vec<Host> {
+fn hosts(
+    settings: &UpstreamSettings,
+    tls: &ClientConfig,
+    timers: &Timers,
+    limits: &Limits,
+) -> Vec<Host> {
+    let rules = Rules {
+        idle_timeout: settings.idle_timeout,
+        stall_timeout: settings.stall_timeout,
+        max_connections: limits.upstream_connections,
+        client_pace: limits.pace,
+        meters: Arc::clone(&limits.meters),
+    };
     let host = |origin: &Origin, websocket, rewrite_links| {
         let authority = HeaderValue::from_str(origin.authority.as_str());
         let connector = Connector::new(origin, settings, tls);
         let towards = if websocket {
             Towards::Sockets(Box::new(connector.without_h2()))
         } else {
-            Towards::Requests(Upstream::new(connector, timers.clone(), settings.idle_timeout))
+            Towards::Requests(Upstream::new(connector, timers.clone(), rules.clone()))
         };
         let authority = authority.expect("an authority is a field value");
         Host { authority, towards, rewrite_links }

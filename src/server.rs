@@ -10,12 +10,15 @@
 //! [`Proxy`]: crate::proxy::Proxy
 
 mod activation;
+mod answering;
 mod arrival;
 mod connection;
 pub mod framing;
 mod guard;
 mod listen;
+mod opening;
 mod patience;
+mod places;
 mod subject;
 mod tls;
 mod worker;
@@ -35,18 +38,19 @@ pub use listen::ListenError;
 use listen::Sockets;
 pub use tls::{InboundCertificates, TlsFilesError};
 
+use crate::admin::Instruments;
 use crate::audit::AuditLog;
 use crate::clock::Clock;
+use crate::metrics::limits::Meters;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
-use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Records};
-use crate::settings::{ProxySettings, Settings};
+use crate::settings::Settings;
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
 
@@ -96,23 +100,26 @@ impl Server {
         audit: &AuditLog,
         throttle: Option<&Arc<Throttle>>,
         clock: &Clock,
-        malformed: &Arc<MalformedCounts>,
+        instruments: &Instruments,
         certificates: Option<InboundCertificates>,
         passed: &mut Passed,
         predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
+        let Instruments { malformed, meters, .. } = instruments;
         let admission = Arc::new(admission(settings));
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
-            limits: limits(&settings.proxy),
+            limits: limits(settings, meters),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
             throttle: throttle.cloned(),
             inbound_tls: certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            client_limits: settings.proxy.limits,
+            meters: Arc::clone(meters),
             request_head_timeout: settings.proxy.request_head_timeout,
             malformed: Arc::clone(malformed),
             drain_timeout: settings.proxy.drain_timeout,
@@ -258,12 +265,21 @@ fn admission(settings: &Settings) -> Admission {
     }
 }
 
-fn limits(settings: &ProxySettings) -> Limits {
-    let memory = ReplayMemory::new(settings.replay_memory);
-    let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory };
+/// What holds for one worker thread. Threads share the memory for replays and nothing else: of the
+/// rest, each has its part.
+fn limits(Settings { proxy, upstream, .. }: &Settings, meters: &Arc<Meters>) -> Limits {
+    let keep = KeepLimit {
+        max_bytes: proxy.max_replay_bytes,
+        max_request_bytes: proxy.limits.max_request_bytes.unwrap_or(u64::MAX),
+        memory: ReplayMemory::new(proxy.replay_memory),
+    };
     Limits {
-        token_wait: settings.token_wait,
+        token_wait: proxy.token_wait,
         keep,
-        websocket_idle: settings.websocket_idle_timeout,
+        websocket_idle: proxy.websocket_idle_timeout,
+        in_flight: proxy.limits.max_in_flight.div_ceil(proxy.workers.get()),
+        pace: proxy.limits.pace,
+        upstream_connections: upstream.max_connections.div_ceil(proxy.workers.get()),
+        meters: Arc::clone(meters),
     }
 }

@@ -204,7 +204,7 @@ impl Service {
         let certificates = certificates(settings)?;
         let instruments = Instruments::default();
         let instruments = instruments.of(certificates.as_ref(), &audit, limits.as_deref());
-        let (counts, own) = (&instruments.malformed, certificates.clone());
+        let own = certificates.clone();
         let server = Server::start(
             settings,
             &identities,
@@ -212,7 +212,7 @@ impl Service {
             &audit,
             throttle.as_ref(),
             clock,
-            counts,
+            &instruments,
             own,
             passed,
             None,
@@ -291,7 +291,7 @@ impl Service {
         let none = &mut Passed::default();
         let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
-        let (audit, counts) = (&instruments.audit, &instruments.malformed);
+        let audit = &instruments.audit;
         let (none, old) = (&mut Passed::default(), Some(&self.server));
         match Server::start(
             settings,
@@ -300,7 +300,7 @@ impl Service {
             audit,
             throttle,
             clock,
-            counts,
+            instruments,
             certificates,
             none,
             old,

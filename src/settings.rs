@@ -17,6 +17,7 @@ use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
+pub use self::limits::{ClientLimits, Http2Limits};
 pub use self::load::{ConfigSource, Overrides};
 pub use self::network::{Network, NetworkProblem};
 pub use self::origin::Origin;
@@ -31,6 +32,7 @@ mod error;
 mod facade;
 mod host;
 mod identity;
+mod limits;
 mod load;
 mod network;
 mod origin;
@@ -112,6 +114,8 @@ pub struct ProxySettings {
     pub drain_timeout: Duration,
     /// How RingCentral's limits are kept; `None` if that is the apps' affair.
     pub throttle: Option<ThrottleSettings>,
+    /// What clients may ask for, and how long they may take.
+    pub limits: ClientLimits,
     /// Whether a changed file of the configuration is read by itself.
     pub reload_on_change: bool,
     /// Whether the process may leave its memory behind when it crashes, and show it to debuggers.
@@ -223,6 +227,10 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+    /// How long nothing may come of an answer that has begun.
+    pub stall_timeout: Duration,
+    /// Connections to each host.
+    pub max_connections: usize,
 }
 
 /// `[host.NAME]`: another host of RingCentral's, at `/.ringbearer/NAME/` of the proxy.

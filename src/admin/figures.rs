@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Instruments;
 use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::{Family, Hold, Kind, Outcome, Page, Reloads, Throttling};
 use crate::proxy::malformed::{Malformed, MalformedCounts};
 use crate::proxy::throttle::SharingFigures;
@@ -48,6 +49,7 @@ pub(super) fn page(
     if let Some(board) = &instruments.limits {
         limits(&mut page, identities, board, clock.now());
     }
+    own_limits(&mut page, &instruments.meters);
     if let Some(reloads) = &instruments.certificates {
         read_anew(&mut page, reloads);
     }
@@ -215,6 +217,18 @@ fn shared_limits(page: &mut Page, sharing: SharingFigures) {
     let name = "ringbearer_throttle_penalties_heard_total";
     page.family(name, Kind::Counter, "Penalties that other proxies have met.")
         .sample(&[], sharing.heard);
+}
+
+/// Those of the proxy's own.
+fn own_limits(page: &mut Page, meters: &Meters) {
+    let name = "ringbearer_limit_reached_total";
+    let mut family = page.family(name, Kind::Counter, "How often each limit was reached.");
+    for limit in Limit::ALL {
+        family.sample(&[("limit", limit.as_str())], meters.get(limit));
+    }
+    let name = "ringbearer_client_connections";
+    page.family(name, Kind::Gauge, "Connections of clients that are open.")
+        .sample(&[], meters.connections());
 }
 
 fn read_anew(page: &mut Page, reloads: &Reloads) {

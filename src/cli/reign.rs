@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::Failure;
+use super::open_files;
 use super::serve::{Asked, Signals};
 use super::watch::Files;
 use crate::admin::reload::ReloadOrder;
@@ -169,6 +170,7 @@ impl<'a> Reign<'a> {
             warn!("{warning}");
         }
         let successor = self.service.succeed(&settings, &self.clock).await?;
+        open_files::raise(&settings);
         self.files = Files::new(settings.files.clone());
         self.watches = settings.proxy.reload_on_change;
         let mut old = std::mem::replace(&mut self.service, successor);

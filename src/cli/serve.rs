@@ -6,8 +6,8 @@ use std::future::pending;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use super::Failure;
 use super::reign::{Reading, Reign};
+use super::{Failure, open_files};
 use crate::clock::Clock;
 use crate::secret::Environment;
 use crate::server::Passed;
@@ -28,6 +28,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     telemetry::start(&settings.log);
     announce(settings, source);
+    open_files::raise(settings);
     for warning in warnings {
         warn!("{warning}");
     }

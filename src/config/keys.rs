@@ -8,7 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     AdminConfig, ApplicationConfig, AuditConfig, ClientConfig, Config, FacadeConfig, HostConfig,
-    IdentityConfig, LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
+    Http2Config, IdentityConfig, LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig,
+    UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -23,6 +24,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&[], fields::<Config>()),
         (&["proxy"], fields::<ProxyConfig>()),
         (&["proxy", "tls"], fields::<TlsConfig>()),
+        (&["proxy", "http2"], fields::<Http2Config>()),
         (&["upstream"], fields::<UpstreamConfig>()),
         (&["host", NAME], fields::<HostConfig>()),
         (&["application", NAME], fields::<ApplicationConfig>()),

@@ -72,6 +72,18 @@ pub enum ProxyError {
         /// Why, and until when.
         why: Unavailable,
     },
+    /// The client stopped in the middle of its own request.
+    #[error("the request's content came too slowly: see proxy.client_stall_timeout")]
+    SlowClient,
+    /// The request is too long.
+    #[error("the request's content is longer than proxy.max_request_bytes")]
+    TooLong,
+    /// Too many requests are under way.
+    #[error("identity \"{0}\" has as many requests under way as proxy.max_in_flight allows")]
+    InFlight(String),
+    /// Too many connections are open.
+    #[error("as many connections are open as proxy.max_connections allows")]
+    Connections,
     /// The request is none by HTTP/1.1's rules.
     #[error("{0}")]
     Malformed(Malformed),
@@ -188,6 +200,12 @@ impl ProxyError {
             Self::Denied(Denied::Ambiguous) => (StatusCode::FORBIDDEN, "RBR-156"),
             Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
             Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
+            Self::SlowClient | Self::Upstream(SendError::SlowClient) => {
+                (StatusCode::REQUEST_TIMEOUT, "RBR-140")
+            }
+            Self::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "RBR-141"),
+            Self::InFlight(_) => (StatusCode::SERVICE_UNAVAILABLE, "RBR-142"),
+            Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "RBR-143"),
             Self::Login(fault) => fault.status_and_code(),
             Self::Malformed(malformed) => malformed.status_and_code(),
             Self::Policy { refusal, .. } => out_of_policy(refusal),
@@ -199,6 +217,9 @@ impl ProxyError {
             Self::NoFacadeKey => (StatusCode::SERVICE_UNAVAILABLE, "RBR-204"),
             Self::Upstream(SendError::Connect(ConnectError::Timeout { .. })) => {
                 (StatusCode::GATEWAY_TIMEOUT, "RBR-301")
+            }
+            Self::Upstream(SendError::Connect(ConnectError::NoneFree { .. })) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "RBR-144")
             }
             Self::Upstream(SendError::Connect(_)) => (StatusCode::BAD_GATEWAY, "RBR-302"),
             Self::Upstream(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "RBR-303"),
@@ -218,11 +239,21 @@ impl ProxyError {
         match self {
             Self::NoToken { why, .. } => Some(why.retry_after.max(Duration::from_secs(1))),
             Self::Held { held, .. } => Some(held.retry_after),
+            Self::InFlight(_)
+            | Self::Connections
+            | Self::Upstream(SendError::Connect(ConnectError::NoneFree { .. })) => {
+                Some(Duration::from_secs(1))
+            }
             Self::IdentityNotRead(_)
             | Self::NoFacadeKey
             | Self::Upstream(SendError::Connect(_)) => Some(Duration::from_secs(5)),
             _ => None,
         }
+    }
+
+    /// Whether the rest of the request is not worth waiting for.
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(self, Self::SlowClient | Self::TooLong)
     }
 
     /// The code for apps: RingCentral's own where they look for it.
@@ -456,6 +487,14 @@ mod tests {
             ProxyError::IdentityNotRead(String::new()),
             ProxyError::NoIdentity,
             ProxyError::ClientBroke,
+            ProxyError::SlowClient,
+            ProxyError::TooLong,
+            ProxyError::InFlight(String::new()),
+            ProxyError::Connections,
+            ProxyError::Upstream(SendError::Connect(ConnectError::NoneFree {
+                origin: origin.clone(),
+                limit,
+            })),
             ProxyError::Upstream(SendError::Timeout(limit)),
             ProxyError::Upstream(SendError::Connect(ConnectError::Timeout { origin, limit })),
             ProxyError::Loop,

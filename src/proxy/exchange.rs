@@ -9,12 +9,14 @@ use hyper::body::Incoming;
 
 use super::access;
 use super::body::{Outgoing, Replayable};
+use super::in_flight::InFlight;
 use super::links::LinkMap;
 use super::replay::Content;
 use super::routes::Site;
 use super::throttle::penalties::Begun;
 use super::throttle::{Turn, Want};
 use crate::token::identities::IdentityId;
+use crate::upstream::Upload;
 
 /// One request of a client's, ready to be sent, twice if need be.
 pub(super) struct Exchange {
@@ -40,6 +42,7 @@ pub(super) struct Route {
     pub(super) links: Option<Arc<LinkMap>>,
     /// What matters to the throttle, if there is one.
     pub(super) want: Option<Want>,
+    pub(super) in_flight: Option<InFlight>,
 }
 
 /// hyper consumes the fields of what it sends. A second set is needed once in an hour, so a copy is
@@ -81,6 +84,11 @@ impl Exchange {
     /// Where links in its answer are to lead.
     pub(super) fn links(&self) -> Option<&Arc<LinkMap>> {
         self.route.links.as_ref()
+    }
+
+    /// What counts it; whoever passes its answer on keeps that.
+    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.route.in_flight.take()
     }
 
     pub(super) fn identity(&self) -> IdentityId {
@@ -135,7 +143,7 @@ impl Exchange {
     }
 
     /// How much of its content has passed.
-    pub(super) fn progress(&self) -> u64 {
+    pub(super) fn progress(&self) -> Upload {
         self.content.progress()
     }
 

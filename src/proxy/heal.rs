@@ -13,6 +13,7 @@ use super::outbound::Outbound;
 use super::record::Record;
 use super::replay::{self, Reason, Refusal, Verdict};
 use super::{Answer, Proxy, Token, headers};
+use crate::metrics::limits::Limit;
 use crate::token::Generation;
 use crate::token::identities::IdentityId;
 use crate::upstream::SendError;
@@ -38,7 +39,9 @@ impl Proxy {
         if exchange.sends() > 1 {
             return Ok(not_replayed(refused, Reason::AlreadyResent));
         }
-        match replay::verdict(&refusal, exchange.content()) {
+        let verdict = replay::verdict(&refusal, exchange.content());
+        self.note_reached(verdict);
+        match verdict {
             Verdict::Relay(reason) => Ok(not_replayed(refused, reason)),
             Verdict::RenewAndRelay(reason) => {
                 self.renew_meanwhile(exchange.identity(), generation);
@@ -57,6 +60,16 @@ impl Proxy {
                     }
                 },
             },
+        }
+    }
+
+    fn note_reached(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::RenewAndRelay(Reason::TooLong) => self.limits.meters.count(Limit::ReplayBytes),
+            Verdict::RenewAndRelay(Reason::MemoryFull) => {
+                self.limits.meters.count(Limit::ReplayMemory);
+            }
+            Verdict::Replay | Verdict::RenewAndRelay(_) | Verdict::Relay(_) => {}
         }
     }
 

@@ -238,7 +238,8 @@ impl Proxy {
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 Err(ProxyError::Login(Fault::Request("the content is longer than 64 KiB")))
             }
-            Ok(Err(_)) | Err(_) => Err(ProxyError::ClientBroke),
+            Ok(Err(_)) => Err(ProxyError::ClientBroke),
+            Err(_) => Err(ProxyError::SlowClient),
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Content {
     MemoryFull,
     /// The client itself broke off.
     Broken,
+    /// It is longer than any request may be, and was broken off here.
+    OverLimit,
 }
 
 /// What to do with a 401.
@@ -73,7 +75,7 @@ pub fn verdict(refusal: &Refusal, content: Content) -> Verdict {
         Content::Kept => Verdict::Replay,
         Content::TooLong => Verdict::RenewAndRelay(Reason::TooLong),
         Content::MemoryFull => Verdict::RenewAndRelay(Reason::MemoryFull),
-        Content::Broken => Verdict::RenewAndRelay(Reason::Broken),
+        Content::Broken | Content::OverLimit => Verdict::RenewAndRelay(Reason::Broken),
     }
 }
 

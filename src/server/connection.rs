@@ -20,19 +20,34 @@ use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
 use super::guard::{Post, Waits};
+use super::opening::{Opening, State};
 use super::patience::Patience;
-use crate::timers::Deadline;
+use crate::metrics::limits::{Limit, Meters};
+use crate::timers::stall::{Pace, Watch};
+use crate::timers::{Deadline, Timers};
 use crate::upstream::LocalExecutor;
 
 /// How long the end waits for a request on a connection that has had none.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
+/// How long a client may take for what.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) idle_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
+    /// How slowly it may take answers.
+    pub(super) pace: Pace,
+    pub(super) meters: Arc<Meters>,
+}
+
 /// The connections of one worker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Connections(Rc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    timers: Timers,
+    rules: Rules,
     /// How many there are, from the moment of their acceptance.
     guests: Cell<usize>,
     /// The task of every connection that has begun.
@@ -43,6 +58,16 @@ struct Shared {
 }
 
 impl Connections {
+    pub(super) fn new(timers: Timers, rules: Rules) -> Self {
+        let (guests, tasks, closing, all_gone) = Default::default();
+        Self(Rc::new(Shared { timers, rules, guests, tasks, closing, all_gone }))
+    }
+
+    /// What holds for each of them.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.0.rules
+    }
+
     /// One that has just been accepted. Its task may be a while in coming, and the end waits for it.
     pub(super) fn guest(&self) -> Guest {
         self.0.guests.set(self.0.guests.get() + 1);
@@ -90,14 +115,18 @@ pub(super) struct Activity {
     has_begun: Cell<bool>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
+    /// Answers that the client has to take more of before they can go on.
+    owed: Cell<u32>,
+    /// Bytes that answers have given.
+    given: Cell<u64>,
     post: Arc<Post>,
 }
 
 impl Activity {
     /// None yet. `post` is what the connection's guard has to say.
     pub(super) fn new(post: Arc<Post>) -> Self {
-        let (has_begun, fell_idle) = Default::default();
-        Self { requests: Cell::new(0), has_begun, fell_idle, post }
+        let (requests, has_begun, fell_idle, owed, given) = Default::default();
+        Self { requests, has_begun, fell_idle, owed, given, post }
     }
 
     pub(super) fn post(&self) -> &Arc<Post> {
@@ -119,6 +148,17 @@ impl Busy {
     pub(super) fn post(&self) -> &Post {
         &self.0.post
     }
+
+    /// An answer waits for its client, or does so no more.
+    pub(super) fn owe(&self, is_owed: bool) {
+        let owed = self.0.owed.get();
+        self.0.owed.set(if is_owed { owed + 1 } else { owed - 1 });
+    }
+
+    /// An answer has given a piece.
+    pub(super) fn gave(&self, size: usize) {
+        self.0.given.set(self.0.given.get() + size as u64);
+    }
 }
 
 impl Drop for Busy {
@@ -132,6 +172,10 @@ impl Drop for Busy {
 pub(super) struct Serving<C> {
     connection: Pin<Box<C>>,
     activity: Rc<Activity>,
+    /// Until it has begun.
+    opening: Option<Box<Opening>>,
+    /// Whether answers are taken.
+    taking: Watch,
     idle: Deadline,
     idle_timeout: Duration,
     patience: Patience,
@@ -204,19 +248,67 @@ impl<C: Drainable> Serving<C> {
     pub(super) fn new(
         connection: Pin<Box<C>>,
         activity: Rc<Activity>,
-        connections: Connections,
-        idle: Deadline,
-        idle_timeout: Duration,
+        opening: Option<Box<Opening>>,
         patience: Patience,
+        connections: Connections,
     ) -> Self {
-        let (key, farewell) = (None, Farewell::Not);
-        Self { connection, activity, idle, idle_timeout, patience, connections, key, farewell }
+        let (taking, key, farewell) = (Watch::default(), None, Farewell::Not);
+        let idle_timeout = connections.rules().idle_timeout;
+        let idle = connections.0.timers.deadline(idle_timeout);
+        Self {
+            connection,
+            activity,
+            opening,
+            taking,
+            idle,
+            idle_timeout,
+            patience,
+            connections,
+            key,
+            farewell,
+        }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
         if self.key.is_none() {
             self.key = Some(self.connections.0.tasks.borrow_mut().insert(cx.waker().clone()));
         }
+    }
+
+    /// The limit that the client has reached by doing nothing.
+    fn reached(&mut self, cx: &Context<'_>) -> Option<Limit> {
+        if self.opens_late(cx) {
+            Some(Limit::Handshake)
+        } else if self.takes_too_slowly(cx) {
+            Some(Limit::AnswerStall)
+        } else if self.has_idled_out(cx) {
+            Some(Limit::Idle)
+        } else {
+            None
+        }
+    }
+
+    fn opens_late(&mut self, cx: &Context<'_>) -> bool {
+        let Some(opening) = &mut self.opening else { return false };
+        let has_asked = self.activity.requests.get() > 0 || self.activity.fell_idle.get();
+        let Shared { timers, rules, .. } = &*self.connections.0;
+        match opening.poll(timers, rules.handshake_timeout, cx) {
+            State::Opening if !has_asked => false,
+            State::Late => true,
+            State::Opening | State::Open => {
+                self.opening = None;
+                false
+            }
+        }
+    }
+
+    fn takes_too_slowly(&mut self, cx: &Context<'_>) -> bool {
+        if self.activity.owed.get() == 0 {
+            self.taking.rest();
+            return false;
+        }
+        let Shared { timers, rules, .. } = &*self.connections.0;
+        self.taking.poll(timers, rules.pace, self.activity.given.get(), cx).is_ready()
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
@@ -258,6 +350,7 @@ impl<C: Drainable> Serving<C> {
             None | Some(Waits::Not) => Poll::Pending,
             Some(Waits::Late) => Poll::Ready(Ok(())),
             Some(Waits::Head(_)) => {
+                self.connections.rules().meters.count(Limit::RequestHead);
                 self.patience.give_up();
                 self.connection.as_mut().poll(cx)
             }
@@ -276,8 +369,14 @@ impl<C: Drainable> Future for Serving<C> {
             driven = self.drive(cx);
         }
         match driven {
-            Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => match self.reached(cx) {
+                None => Poll::Pending,
+                Some(limit) => {
+                    self.connections.rules().meters.count(limit);
+                    tracing::debug!(limit = limit.as_str(), "client connection ended");
+                    Poll::Ready(())
+                }
+            },
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, "client connection ended");

@@ -20,6 +20,7 @@ use super::client::{Surroundings, clients};
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
+use super::limits::{count, limits};
 use super::policy::policy;
 use super::socket::{self, Access};
 use super::{
@@ -151,6 +152,7 @@ fn proxy(
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
     let throttle = throttle(&config)?;
+    let limits = limits(&config)?;
     let usual = || vec![Place::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))];
     let places = config.listen.unwrap_or_else(usual);
     let listen: Vec<_> = places.iter().filter_map(Place::address).collect();
@@ -173,6 +175,7 @@ fn proxy(
     let most = NonZeroUsize::new(1024).expect("it is not zero");
     within("proxy.workers", &workers, &NonZeroUsize::MIN, &most, ToString::to_string)?;
     Ok(ProxySettings {
+        limits,
         tls,
         listen,
         sockets,
@@ -330,6 +333,7 @@ fn upstream(
     let (certificate, key) = (config.client_certificate_file, config.client_key_file);
     let connect = config.connect_timeout;
     let response = config.response_timeout;
+    let connections = config.max_connections.map(u32::from);
     Ok(UpstreamSettings {
         origin,
         hosts: Vec::new(),
@@ -341,6 +345,8 @@ fn upstream(
         connect_timeout: time("upstream.connect_timeout", connect, 5 * SECOND, 5 * MINUTE)?,
         response_timeout: time("upstream.response_timeout", response, MINUTE, HOUR)?,
         idle_timeout: time("upstream.idle_timeout", config.idle_timeout, 50 * SECOND, HOUR)?,
+        stall_timeout: time("upstream.stall_timeout", config.stall_timeout, 5 * MINUTE, HOUR)?,
+        max_connections: count(("upstream.max_connections", connections), 1000, 100_000)?,
     })
 }
 
@@ -465,7 +471,7 @@ pub(super) fn non_empty(
     }
 }
 
-fn time(
+pub(super) fn time(
     key: &'static str,
     value: Option<Duration>,
     default: Duration,
@@ -511,6 +517,6 @@ fn available_cores() -> NonZeroUsize {
 }
 
 const RINGCENTRAL: &str = "https://platform.ringcentral.com";
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);

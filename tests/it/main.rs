@@ -21,9 +21,12 @@ mod facade;
 mod fallback;
 mod fidelity;
 mod fleet;
+mod floods;
 mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod frames;
 mod framing;
 mod fuzzed;
 mod guard;
@@ -33,6 +36,7 @@ mod http2;
 mod identities;
 mod inbound_tls;
 mod lifecycle_errors;
+mod limits;
 mod links;
 mod login;
 mod login_site;
@@ -74,6 +78,7 @@ mod sandbox_support;
 mod sandbox_wire;
 mod script;
 mod selection;
+mod slow;
 mod status;
 mod stopped;
 mod store_trouble;
@@ -90,5 +95,6 @@ mod token_errors;
 mod tokens;
 mod transfer;
 mod unix_sockets;
+mod uploads;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;
