@@ -8,8 +8,8 @@ use crate::settings::Settings;
 /// Listeners, the store, logs.
 const BESIDE_CONNECTIONS: u64 = 256;
 
-/// Raises the limit as far as this process may, and warns if that is not far enough for
-/// `proxy.max_connections`.
+/// Raises the limit as far as this process may, and warns if that is not even enough for the clients
+/// of `proxy.max_connections`.
 pub(super) fn raise(settings: &Settings) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = wanted(settings.proxy.limits.max_connections);
@@ -21,10 +21,12 @@ pub(super) fn raise(settings: &Settings) {
             Err(error) => warn!(%error, "the limit on open files could not be raised"),
         }
     }
-    if to < wanted {
+    // Idle clients have no second connection, so only what is less than the first ones is worth a word.
+    let least = settings.proxy.limits.max_connections as u64 + BESIDE_CONNECTIONS;
+    if to < least {
         warn!(
             limit = to,
-            wanted, "the system allows too few open files for proxy.max_connections: raise it"
+            least, "the system allows too few open files for proxy.max_connections: raise it"
         );
     }
 }

@@ -156,7 +156,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[upstream]\nverify = false",
-        "configuration: line 8: unknown key `upstream.verify`: the keys here are url, allow_plain_http, ca_file, client_certificate_file, client_key_file, tls_key_log_file, http_proxy, http2, connect_timeout, response_timeout, idle_timeout",
+        "configuration: line 8: unknown key `upstream.verify`: the keys here are url, allow_plain_http, ca_file, client_certificate_file, client_key_file, tls_key_log_file, http_proxy, http2, connect_timeout, response_timeout, stall_timeout, max_connections, idle_timeout",
     ),
     (
         "hosts = 'me@sales.test'",
