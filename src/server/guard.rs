@@ -356,7 +356,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                     this.note(Waits::Not);
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, malformed)));
                 }
-                Next::End => return Poll::Ready(Ok(())),
+                Next::End => {
+                    // Whoever finds out the version first asks twice.
+                    this.next = Next::End;
+                    this.note(Waits::Not);
+                    return Poll::Ready(Ok(()));
+                }
                 // Nobody will wake this up: what happens next is an answer, and then the end.
                 Next::Nothing => return Poll::Pending,
             }

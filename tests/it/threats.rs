@@ -252,7 +252,7 @@ const THREATS: &[Threat] = &[
         "hosts::a_silent_websocket_ends_and_one_that_speaks_does_not",
         "guard::a_head_that_has_begun_comes_to_its_end_in_time_or_gets_408",
         "guard::a_head_that_drips_gets_no_more_time_and_the_next_one_all_of_it",
-        "guard::a_client_that_never_begins_is_closed_without_a_word_and_one_that_rests_is_not",
+        "guard::a_connection_that_was_opened_ahead_may_wait_for_its_first_request",
     ]),
     (42, "HTTP/2 floods", &[
         "http2::clear_text_http2_is_taken_only_if_configured",
