@@ -488,7 +488,7 @@ impl Proxy {
         }
         // First, for nobody queues for what cannot be sent; again, because the turn may take its time.
         self.awaited_token(identity).await?;
-        let want = early.want.take().or_else(|| self.plain_want(&early.head));
+        let want = early.want.or_else(|| self.plain_want(&early.head));
         let turn = self.turn(identity, want.as_ref()).await?;
         let token = self.awaited_token(identity).await?;
         let mut exchange = self.exchange(identity, early, token.value, turn);
