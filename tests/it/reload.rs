@@ -282,8 +282,10 @@ async fn the_audit_log_outlives_it_and_says_what_came_of_it() {
         let text = fs::read_to_string(file).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
+    // A line that was on its way while the file was renamed stands in the new one.
     let (before, after) = (lines(&away), lines(&file));
-    let count = |is: fn(&Value) -> bool| before.iter().filter(|line| is(line)).count();
+    let all = || before.iter().chain(&after);
+    let count = |is: fn(&Value) -> bool| all().filter(|line| is(line)).count();
     assert_eq!(count(|line| line["event"] == "request"), 3);
     assert_eq!(count(|line| line["event"] == "operation" && line["path"] == "/reload"), 3);
     let reloaded = |line: &Value| {
@@ -293,10 +295,10 @@ async fn the_audit_log_outlives_it_and_says_what_came_of_it() {
             && line["decision"] == "allowed"
     };
     assert_eq!(count(reloaded), 3);
-    let after: Vec<_> = after.into_iter().map(without_time).collect();
+    let last = without_time(after.last().unwrap().clone());
     let failed =
         "{\"event\":\"operation\",\"what\":\"reload\",\"by\":\"SIGHUP\",\"decision\":\"failed\"}";
-    assert_eq!(after, [serde_json::from_str::<Value>(failed).unwrap()]);
+    assert_eq!(last, serde_json::from_str::<Value>(failed).unwrap());
 }
 
 fn without_time(mut line: Value) -> Value {
