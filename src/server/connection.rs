@@ -340,19 +340,21 @@ impl<C: Drainable> Serving<C> {
         has_begun
     }
 
-    /// Drives the connection, and again once it has been told that its client has been given up.
+    /// Drives the connection, and again once it has been told that its client has been given up: what
+    /// it waits for then, the client's going away, has a deadline too.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        let driven = self.connection.as_mut().poll(cx);
-        if driven.is_ready() {
-            return driven;
-        }
-        match self.patience.poll_end(cx) {
-            None | Some(Waits::Not) => Poll::Pending,
-            Some(Waits::Late) => Poll::Ready(Ok(())),
-            Some(Waits::Head(_)) => {
-                self.connections.rules().meters.count(Limit::RequestHead);
-                self.patience.give_up();
-                self.connection.as_mut().poll(cx)
+        loop {
+            let driven = self.connection.as_mut().poll(cx);
+            if driven.is_ready() {
+                return driven;
+            }
+            match self.patience.poll_end(cx) {
+                None | Some(Waits::Not) => return Poll::Pending,
+                Some(Waits::Late) => return Poll::Ready(Ok(())),
+                Some(Waits::Head(_)) => {
+                    self.connections.rules().meters.count(Limit::RequestHead);
+                    self.patience.give_up();
+                }
             }
         }
     }

@@ -77,13 +77,27 @@ async fn silent_sockets_go_when_they_have_idled() {
 }
 
 #[tokio::test]
-async fn half_a_preface_is_told_in_the_time_of_a_head_and_gone_when_it_has_idled() {
+async fn half_a_preface_is_not_waited_for_longer_than_a_head() {
     let environment = environment().await;
     let mut wires = attack(&environment, "PRI * HTTP/2.0\r\n\r\nSM").await;
-    let passed = until_gone(&environment, IDLE).await;
-    assert!((HEAD..=IDLE).contains(&passed), "{passed:?}");
+    let passed = until_gone(&environment, HEAD).await;
+    assert!(passed >= HEAD, "{passed:?}");
     for wire in &mut wires {
         assert!(wire.is_closed().await, "without a word");
+    }
+    assert_eq!(reached(&environment, "request_head").await, EACH);
+}
+
+#[tokio::test]
+async fn slow_heads_get_408_and_their_makers_are_not_kept() {
+    let environment = environment().await;
+    let mut wires = attack(&environment, "GET / HTTP/1.1\r\nHost: a\r\nX-Slow:").await;
+    let passed = until_gone(&environment, HEAD).await;
+    assert!(passed >= HEAD, "{passed:?}");
+    for wire in &mut wires {
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.error()), (408, Some("RBR-139")));
+        assert!(wire.is_closed().await);
     }
     assert_eq!(reached(&environment, "request_head").await, EACH);
 }
