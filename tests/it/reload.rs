@@ -73,6 +73,11 @@ impl Site {
         (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap())
     }
 
+    async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.admin);
+        client().get(url).bearer_auth(KEY).send().await.unwrap().text().await.unwrap()
+    }
+
     /// Asks as an operator at a terminal does.
     async fn reload_by_command(&self, key: Option<&str>) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringbearer"));
@@ -158,6 +163,36 @@ async fn a_download_goes_on_through_a_reload_and_new_requests_do_not_wait_for_it
     let mut length = 0;
     let complete = download.pour(&head, |piece| length += piece.len()).await;
     assert_eq!((length, complete), (50_000_000, true));
+    process.terminate();
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_successor_has_no_more_room_for_clients_than_its_predecessor_leaves() {
+    let site = Site::new().await;
+    site.configure(&format!("{USUAL}\nmax_connections = 1"), "");
+    let process = Process::start(&site.config()).await;
+    let mut download = Wire::open(process.address()).await;
+    download.send(get(FILE)).await;
+    let head = download.answer_without_content().await;
+    assert_eq!(site.reload().await.0, 200);
+    let mut outside = Wire::open(process.address()).await;
+    let answer = outside.answer().await;
+    assert_eq!(
+        (answer.status, answer.error()),
+        (503, Some("RBR-143")),
+        "the first one has it still"
+    );
+    assert!(outside.is_closed().await);
+    let page = site.metrics().await;
+    assert!(page.contains("\nringbearer_client_connections 1\n"), "{page}");
+    assert!(page.contains("\nringbearer_limit_reached_total{limit=\"connections\"} 1\n"), "{page}");
+    let mut length = 0;
+    let complete = download.pour(&head, |piece| length += piece.len()).await;
+    assert_eq!((length, complete), (50_000_000, true));
+    // Its place is free a moment after the connection is.
+    while !site.metrics().await.contains("\nringbearer_client_connections 0\n") {}
+    assert_eq!(status(process.address(), "").await, 200);
     process.terminate();
     assert_eq!(process.ended().await.code(), Some(0));
 }
