@@ -40,10 +40,13 @@
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
+//! | `secret::key` | what seals and opens |
 //! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`dumps`] | no core of this process is kept |
 //! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
+//! | `policy::rule`, `policy::preset`, `policy::tree` | PURE: a rule as it is written, those under a name, and all of them as one |
+//! | `policy::path`, `policy::carrier`, `policy::tunnel`, `policy::review` | PURE: paths that read in one way only, requests that carry others, those that mean another method, and rules that work and are odd |
 //! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, and the text that Prometheus reads; [`metrics::limits`], how often each limit was reached |
@@ -59,11 +62,15 @@
 //! | [`token::roster`] | one line per identity, as operators read it |
 //! | [`token::names`] | the number of each identity's name, the same through reloads |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
+//! | `oauth::grant`, `oauth::response` | PURE: what is asked, what is answered; `oauth::endpoint` sends it |
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
 //! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
+//! | `login::browser`, `login::callback`, `login::device` | how a person comes to agree; `login::subject`, whose session it is to be |
+//! | `login::registrar`, `login::transfer` | how a session gets into the store, and from one to another |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`], a server or a cluster of them; [`store::memory`] |
 //! | [`store::redis::limits`] | what proxies share of RingCentral's limits: places of a window, penalties |
 //! | [`store::seal`] | PURE: encryption of what is stored |
+//! | `store::document` | PURE: a session as a file, torn ones told from whole ones |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
@@ -74,7 +81,7 @@
 //! | [`proxy::selection`] | PURE: who calls, by client key or connection, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
-//! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced, shared by all threads; `pace` asks it |
+//! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced; `pace` asks it, `board` has what all threads, and a successor, share of it, `answer` reads limits out of answers |
 //! | [`proxy::throttle::operations`], [`proxy::throttle::groups`] | from a request to its operation (PURE) and its rate-limit group |
 //! | [`proxy::throttle::penalties`], [`proxy::throttle::window`], [`proxy::throttle::queue`], [`proxy::throttle::book`] | PURE: what is kept of one identity: silence asked for, places left, whose turn is next |
 //! | [`proxy::throttle::share`] | PURE: one process's part of a window that several share; `sharing` speaks to the store |
@@ -84,15 +91,26 @@
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
+//! | `proxy::outbound` | content on its way to the client |
+//! | `proxy::record` | what log and audit log say of a request |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
+//! | `upstream::pool`, `upstream::places` | what is kept and how many there may be; `socket`, those that change their protocol |
+//! | `upstream::connect`, `upstream::tls`, `upstream::key_log` | how a connection comes about |
 //! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
+//! | `server::listen`, `server::activation`, `server::arrival` | sockets opened, sockets passed, and who has come in by them |
+//! | `server::worker`, `server::connection` | one thread, one client; `server::patience`, how long each may take |
+//! | `server::subject` | PURE: the names in a client's certificate |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
+//! | `admin::access`, `admin::content`, `admin::error` | who gets in, what is understood, what is refused |
+//! | `admin::health`, `admin::readiness`, `admin::figures` | what is looked at; `desk` and `reload`, what is changed |
 //! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
+//! | `service::limits` | what is known of RingCentral's limits, handed from a proxy to its successor |
 //! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
 //! | [`audit`] | the audit log: a file, a queue, and a thread that writes |
+//! | `audit::line`, `audit::writer`, `audit::file` | what is written, by which thread, where |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and

@@ -29,7 +29,7 @@ pub enum TokenError {
     },
     /// 401: the application is not known.
     #[error(
-        "the token endpoint refused the application ({code}): correct client_id and client_secret, then restart"
+        "the token endpoint refused the application ({code}): correct client_id and client_secret, then reload"
     )]
     ClientRefused {
         /// The server's codes.
@@ -37,7 +37,7 @@ pub enum TokenError {
     },
     /// 403: the application may not use this grant.
     #[error(
-        "the application may not use this grant ({code}): enable it in the RingCentral developer console, then restart"
+        "the application may not use this grant ({code}): enable it in the RingCentral developer console, then reload"
     )]
     GrantNotAllowed {
         /// The server's codes.

@@ -10,6 +10,7 @@ use super::*;
 use crate::telemetry::chain;
 
 mod example;
+mod page;
 mod refused;
 
 /// The least that is a configuration.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
-    SanType,
+    SanType, date_time_ymd,
 };
 use ringbearer::settings::SubjectName;
 use rustls::pki_types::pem::PemObject;
@@ -49,24 +49,18 @@ impl Authority {
 
     /// A certificate for these names, in the syntax of `tls_subject`.
     pub(crate) fn issue(&self, file: &str, names: &[&str]) -> Issued {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        for name in names {
-            match name.parse().unwrap() {
-                SubjectName::Common(name) => {
-                    params.distinguished_name.push(DnType::CommonName, name);
-                }
-                SubjectName::Dns(name) => {
-                    params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
-                }
-                SubjectName::Uri(name) => {
-                    params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
-                }
-                SubjectName::Email(name) => {
-                    params.subject_alt_names.push(SanType::Rfc822Name(name.try_into().unwrap()));
-                }
-            }
-        }
+        self.sign(file, &naming(names))
+    }
+
+    /// One that was good for the year 2020.
+    pub(crate) fn expired(&self, file: &str, name: &str) -> Issued {
+        let mut params = naming(&[name]);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+        self.sign(file, &params)
+    }
+
+    fn sign(&self, file: &str, params: &CertificateParams) -> Issued {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| self.files.path().join(format!("{file}.{kind}"));
@@ -111,6 +105,26 @@ impl Authority {
     }
 }
 
+fn naming(names: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    for name in names {
+        match name.parse().unwrap() {
+            SubjectName::Common(name) => params.distinguished_name.push(DnType::CommonName, name),
+            SubjectName::Dns(name) => {
+                params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
+            }
+            SubjectName::Uri(name) => {
+                params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+            }
+            SubjectName::Email(name) => {
+                params.subject_alt_names.push(SanType::Rfc822Name(name.try_into().unwrap()));
+            }
+        }
+    }
+    params
+}
+
 impl Issued {
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from_pem_file(&self.chain).unwrap()]
@@ -118,6 +132,14 @@ impl Issued {
 
     fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_file(&self.key).unwrap()
+    }
+
+    /// A server that shows it to anybody.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        TlsAcceptor::from(Arc::new(config.with_single_cert(self.chain(), self.key()).unwrap()))
     }
 
     /// `[proxy.tls]` with it, and more lines.

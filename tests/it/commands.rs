@@ -393,7 +393,7 @@ async fn wrong_credentials_are_told_apart_with_the_cure() {
             "sandbox-secret",
             "canary",
             "the token endpoint refused the application (invalid_client, OAU-121): correct client_id and \
-             client_secret, then restart",
+             client_secret, then reload",
         ),
         (
             "sandbox-jwt",

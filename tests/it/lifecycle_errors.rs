@@ -185,7 +185,7 @@ async fn a_wrong_client_secret_is_said_and_not_tried_again() {
     let answer = environment.get(ECHO).await;
     assert_eq!(answer.headers()["retry-after"], "60");
     let cause = "the token endpoint refused the application (invalid_client, OAU-121): \
-                 correct client_id and client_secret, then restart";
+                 correct client_id and client_secret, then reload";
     assert_unavailable(answer, "RBR-202", cause).await;
     environment.pass(5 * MINUTE).await;
     assert_eq!(environment.status().state, Standing::NeedsLogin(Lost::ClientRefused));

@@ -12,7 +12,7 @@ use ringbearer::settings::{ConfigSource, Overrides, SecretPlace, Settings, Store
 use ringbearer::telemetry::chain;
 use tempfile::TempDir;
 
-use crate::readme::{blocks_of, commands};
+use crate::handbook::{blocks_of, commands};
 
 const DEPLOYMENT: &str = include_str!("../../docs/deployment.md");
 const UNIT: &str = include_str!("../../packaging/systemd/ringbearer.service");

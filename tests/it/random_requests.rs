@@ -1,6 +1,6 @@
-//! Ten thousand made-up requests arrive as they were sent, but for what the README lists.
+//! Ten thousand made-up requests arrive as they were sent, but for what docs/passing.md lists.
 //!
-//! The list is read from the README itself: a field that is changed without standing there fails, and
+//! The list is read from the page itself: a field that is changed without standing there fails, and
 //! so does one that stands there and is never changed.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use crate::wire::Wire;
 const REQUESTS: usize = 10_000;
 const APP: &str = "https://app.example.com";
 
-/// What the README says is done about some fields.
+/// What the page says is done about some fields.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rule {
     Replaced,
@@ -29,7 +29,7 @@ enum Rule {
     SaidAnew,
 }
 
-/// One row of the README's table.
+/// One row of its table.
 struct Row {
     names: Vec<String>,
     exceptions: Vec<String>,
@@ -38,8 +38,8 @@ struct Row {
 
 /// The table "Towards RingCentral", row by row.
 fn listed() -> Vec<Row> {
-    let readme = include_str!("../../README.md");
-    let table = readme.split_once("Towards RingCentral:\n\n| fields | |\n|---|---|\n").unwrap().1;
+    let page = include_str!("../../docs/passing.md");
+    let table = page.split_once("Towards RingCentral:\n\n| fields | |\n|---|---|\n").unwrap().1;
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let rows: Vec<_> = rows.filter_map(row).collect();
     assert!(rows.len() >= 8, "{} rows", rows.len());
@@ -61,7 +61,7 @@ fn row(line: &str) -> Option<Row> {
         "joined" => Rule::Joined,
         "one" => Rule::Added,
         "said" => Rule::SaidAnew,
-        other => panic!("the README says something new of {fields}: {other}"),
+        other => panic!("the page says something new of {fields}: {other}"),
     };
     let names = outside.flat_map(quoted).collect();
     Some(Row { names, exceptions: inside.flat_map(quoted).collect(), rule })
@@ -183,7 +183,7 @@ const ORDINARY: [&str; 20] = [
     "1",
 ];
 
-/// Fields that the README lists, with values that set what is done about them in motion.
+/// Fields that the page lists, with values that set what is done about them in motion.
 const LISTED: [(&str, &str); 36] = [
     ("Authorization", "Bearer undefined"),
     ("authorization", "Basic aWQ6c2VjcmV0"),
@@ -278,7 +278,7 @@ fn content(random: &mut Rng) -> Content {
     }
 }
 
-/// Compares, and notes which entries of the README's list have been seen at work.
+/// Compares, and notes which entries of the page's list have been seen at work.
 fn compare(sent: &Sent, arrived: &Arrived, rows: &[Row], seen: &mut BTreeSet<String>) {
     assert_eq!((&arrived.method, &arrived.target), (&sent.method, &sent.target));
     let mut names: BTreeSet<String> =
@@ -309,7 +309,7 @@ fn compare(sent: &Sent, arrived: &Arrived, rows: &[Row], seen: &mut BTreeSet<Str
     compare_contents(sent, arrived);
 }
 
-/// Whether a field was dealt with as the README says.
+/// Whether a field was dealt with as the page says.
 fn keeps(rule: Rule, name: &str, sent: &Sent, arrived: &Arrived) -> bool {
     let (before, after) = (sent.values(name), arrived.values(name));
     let wants_trailers = sent.words("te").iter().any(|word| word == "trailers");
@@ -367,7 +367,7 @@ fn compare_contents(sent: &Sent, arrived: &Arrived) {
 }
 
 #[tokio::test]
-async fn ten_thousand_random_requests_change_in_nothing_that_the_readme_does_not_list() {
+async fn ten_thousand_random_requests_change_in_nothing_that_the_page_does_not_list() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wishes = Wishes {
         upstream_url: Some(format!("http://{}", listener.local_addr().unwrap())),

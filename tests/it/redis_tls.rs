@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::redis::use_every_operation;
 use crate::redis_server::{RedisServer, open_store};
 
-/// What the README grants to the proxy's user.
+/// What docs/redis.md grants to the proxy's user.
 const RIGHTS: &str = "~test:* &test:changes +ping +get +set +del +exists +hget +hset +hdel +hmget \
                       +persist +pexpire +sadd +smembers +eval +time +publish +subscribe";
 
@@ -67,7 +67,7 @@ async fn refusal(lines: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_user_with_the_rights_of_the_readme_can_do_everything_over_tls() {
+async fn a_user_with_the_rights_of_the_page_can_do_everything_over_tls() {
     let authority = Authority::issuing_to("127.0.0.1");
     let Some(server) = authority.server().await else { return };
     let store = open_store(&authority.store("proxy:p%40ss%2Fword", "127.0.0.1", &server));
@@ -75,11 +75,11 @@ async fn a_user_with_the_rights_of_the_readme_can_do_everything_over_tls() {
 }
 
 #[test]
-fn the_readme_grants_exactly_these_rights() {
-    let readme = include_str!("../../README.md").split_whitespace().collect::<Vec<_>>().join(" ");
+fn the_page_grants_exactly_these_rights() {
+    let page = include_str!("../../docs/redis.md").split_whitespace().collect::<Vec<_>>().join(" ");
     let rights = RIGHTS.replace("test:", "ringbearer:");
     let rights = rights.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(readme.contains(&rights), "the README lacks: {rights}");
+    assert!(page.contains(&rights), "docs/redis.md lacks: {rights}");
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn what_keeps_the_proxy_out_is_told_with_its_cure() {
     for user in ["proxy:canary", "nobody:canary"] {
         assert!(refusal(&lines(user)).await.starts_with(login), "{user}");
     }
-    let rights = "its user may not: grant the rights that the README lists";
+    let rights = "its user may not: grant the rights that docs/redis.md lists";
     let refused = refusal(&lines("stranger:canary")).await;
     assert!(refused.starts_with(rights) && refused.contains("hmget"), "{refused}");
     let elsewhere = authority.store("proxy:p%40ss%2Fword", "localhost", &server);

@@ -288,6 +288,32 @@ async fn a_changed_file_is_noticed() {
     assert_eq!(status(process.address(), "").await, 200);
 }
 
+#[tokio::test]
+async fn whoever_was_refused_is_healed_by_what_is_corrected_and_needs_no_restart() {
+    let site = Site::new().await;
+    let secret = site.files.path().join("secret");
+    fs::write(&secret, "another-secret").unwrap();
+    site.configure(&USUAL.replace("reload_on_change = false", ""), "");
+    let text = fs::read_to_string(site.config()).unwrap();
+    let text = text.replace("\"sandbox-secret\"", &format!("{{ file = {secret:?} }}"));
+    fs::write(site.config(), text).unwrap();
+    let mut process = Process::start(&site.config()).await;
+    assert_eq!(status(process.address(), "").await, 503);
+    put(&secret, "sandbox-secret");
+    process.says("reloaded").await;
+    assert_eq!(status(process.address(), "").await, 200);
+    let refusal = "{\"error\":\"unauthorized_client\"}".to_owned();
+    let refusal = FaultKind::Status { code: 403, body: Some(refusal), retry_after: None };
+    // In the console, where no file changes.
+    fs::remove_dir_all(site.files.path().join("store")).unwrap();
+    drop(process);
+    site.sandbox.control().inject(Fault::once(Place::Token, refusal));
+    let process = Process::start(&site.config()).await;
+    assert_eq!(status(process.address(), "").await, 503);
+    assert_eq!(site.reload().await.0, 200);
+    assert_eq!(status(process.address(), "").await, 200);
+}
+
 /// Puts another file in its place, as editors do.
 fn put(path: &Path, text: &str) {
     let new = path.with_extension("new");

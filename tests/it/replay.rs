@@ -186,3 +186,23 @@ async fn a_401_for_ever_costs_two_sends_and_one_renewal() {
     let counts = environment.control().counts();
     assert_eq!((counts.api_requests, counts.token_requests), (2, 2));
 }
+
+#[tokio::test]
+async fn no_other_status_is_replayed_or_renews_anything() {
+    for code in [400, 403, 404, 405, 409, 415, 429, 500, 502, 503, 504] {
+        let environment = Environment::new().await;
+        environment.control().inject(Fault::once(Place::Api, FaultKind::status(code)));
+        let target = environment.url("/restapi/v1.0/account/~/extension/~/sms");
+        let request = environment.client.post(target).body("{}");
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), code);
+        assert!(!answer.headers().contains_key("x-ringbearer-replay"), "{code}");
+        assert!(
+            !answer.headers().contains_key("x-ringbearer-error"),
+            "{code}: it is RingCentral's"
+        );
+        let counts = environment.control().counts();
+        assert_eq!((counts.api_requests, counts.token_requests), (1, 1), "{code}");
+        environment.finish().await;
+    }
+}

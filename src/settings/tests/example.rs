@@ -15,7 +15,7 @@ jwt = { env = "RC_USER_JWT" }
 "#;
 
 /// Lines that are commented out but would be TOML: `# key = value` and `# [table]`.
-fn commented_out(line: &str) -> Option<&str> {
+pub(super) fn commented_out(line: &str) -> Option<&str> {
     let line = line.strip_prefix("# ")?;
     let (key, _) = line.split_once(" = ").unwrap_or((line, ""));
     let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');

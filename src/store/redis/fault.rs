@@ -23,7 +23,7 @@ pub(super) fn cure(error: &RedisError) -> &'static str {
 }
 
 const LOGIN: &str = "it refuses user or password: correct them in store.redis";
-const RIGHTS: &str = "its user may not: grant the rights that the README lists";
+const RIGHTS: &str = "its user may not: grant the rights that docs/redis.md lists";
 const REPLICA: &str =
     "it is a replica: name the primary in store.redis, or the sentinels that know it";
 const CLUSTER: &str = "it belongs to a cluster: write redis+cluster:// or rediss+cluster://";
