@@ -8,10 +8,12 @@ use tempfile::TempDir;
 
 use crate::redis::use_every_operation;
 use crate::redis_server::{RedisServer, open_store};
+use crate::throttle_shared::{open_limits, use_every_operation_of_limits};
 
 /// What docs/redis.md grants to the proxy's user.
-const RIGHTS: &str = "~test:* &test:changes +ping +get +set +del +exists +hget +hset +hdel +hmget \
-                      +persist +pexpire +sadd +smembers +eval +time +publish +subscribe";
+const RIGHTS: &str = "~test:* &test:changes &test:silences +ping +get +set +del +exists +hget +hset +hdel +hmget \
+                      +hgetall +persist +pexpire +sadd +smembers +zadd +zcard +zcount +zscore \
+                      +zrangebyscore +zremrangebyscore +eval +time +publish +subscribe";
 
 /// A certificate authority, and what it has issued to a server.
 struct Authority {
@@ -43,7 +45,8 @@ impl Authority {
         RedisServer::with(&format!(
             "tls-port PORT\ntls-auth-clients no\ntls-cert-file {}\ntls-key-file {}\n\
              tls-ca-cert-file {}\nuser default off\nuser proxy on >p@ss/word {RIGHTS}\n\
-             user stranger on >canary +ping\n",
+             user stranger on >canary +ping\n\
+             user reader on >canary ~test:* +ping +eval +time +hgetall\n",
             self.file("server.pem"),
             self.file("server.key"),
             self.file("ca.pem"),
@@ -70,8 +73,16 @@ async fn refusal(lines: &str) -> String {
 async fn a_user_with_the_rights_of_the_page_can_do_everything_over_tls() {
     let authority = Authority::issuing_to("127.0.0.1");
     let Some(server) = authority.server().await else { return };
-    let store = open_store(&authority.store("proxy:p%40ss%2Fword", "127.0.0.1", &server));
-    use_every_operation(&store).await.unwrap();
+    let lines = authority.store("proxy:p%40ss%2Fword", "127.0.0.1", &server);
+    use_every_operation(&open_store(&lines)).await.unwrap();
+    let limits = open_limits(&format!("{lines}\nredis_prefix = \"test:\""));
+    use_every_operation_of_limits(&limits).await.unwrap();
+    // What a script may not is told like what a command may not.
+    let lines = authority.store("reader:canary", "127.0.0.1", &server);
+    let limits = open_limits(&format!("{lines}\nredis_prefix = \"test:\""));
+    let refused = use_every_operation_of_limits(&limits).await.unwrap_err();
+    let refused = ringbearer::telemetry::chain(&refused);
+    assert!(refused.contains("grant the rights that docs/redis.md lists"), "{refused}");
 }
 
 #[test]
@@ -80,6 +91,17 @@ fn the_page_grants_exactly_these_rights() {
     let rights = RIGHTS.replace("test:", "ringbearer:");
     let rights = rights.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(page.contains(&rights), "docs/redis.md lacks: {rights}");
+}
+
+#[test]
+fn whatever_a_script_calls_is_granted() {
+    let scripts = include_str!("../../src/store/redis/scripts.rs");
+    let called = scripts.split("redis.call('").skip(1).map(|rest| rest.split('\'').next().unwrap());
+    let called: Vec<_> = called.map(|command| format!(" +{}", command.to_lowercase())).collect();
+    assert!(called.len() > 40, "{called:?}");
+    for command in called {
+        assert!(format!("{RIGHTS} ").contains(&format!("{command} ")), "{command}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use ringbearer::metrics::Throttling;
 use ringbearer::sandbox::Rules;
 use ringbearer::service::Service;
 use ringbearer::settings::{ConfigSource, Overrides, Settings, StoreSettings};
-use ringbearer::store::redis::limits::{Contact, Grant, HOLD, SharedLimits, Told};
+use ringbearer::store::StoreError;
+use ringbearer::store::redis::limits::{Contact, Grant, HOLD, Heard, SharedLimits, Silence, Told};
 use tokio::task::JoinSet;
 
 use crate::fleet::{Fleet, REPLICAS};
@@ -208,15 +209,35 @@ async fn while_redis_is_away_each_replica_keeps_to_its_part_and_then_all_share_a
 }
 
 fn limits(server: &RedisServer) -> SharedLimits {
+    open_limits(&format!("redis = {:?}", server.url()))
+}
+
+/// On the server of `[store]` with these lines.
+pub(crate) fn open_limits(store: &str) -> SharedLimits {
     let text = format!(
         "[application.a]\nclient_id = 'a'\nclient_secret = 'a'\n[identity.test]\njwt = 'a'\n\
-         [store]\nredis = {:?}\nencryption_keys = ['AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=']\n",
-        server.url()
+         [store]\nencryption_keys = ['AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=']\n{store}\n"
     );
     let source = ConfigSource::Text(text);
     let (settings, _) = Settings::load(&source, Overrides::default(), &|_| None).unwrap();
     let StoreSettings::Redis { server, .. } = &settings.store else { panic!("it is Redis") };
     SharedLimits::open(server).unwrap()
+}
+
+/// Everything that is asked of a server for limits, in all its branches.
+pub(crate) async fn use_every_operation_of_limits(limits: &SharedLimits) -> Result<(), StoreError> {
+    assert_eq!(limits.beat().await?, 1);
+    let mut heard = limits.listen();
+    let silence = Silence { identity: "test".into(), group: "heavy".into(), length: MINUTE };
+    limits.silence(&silence).await?;
+    assert_eq!(limits.silences().await?.len(), 1);
+    assert_eq!(heard.recv().await, Some(Heard::Anew));
+    let told = Contact { told: Some(ten(8)), need: 3, spare: 2, ..contact(None) };
+    assert_eq!(limits.exchange(&told).await?.places, 3);
+    let answered =
+        Contact { held: 3, first: 0, ages: vec![Duration::ZERO; 2], need: 9, ..contact(None) };
+    assert!(limits.exchange(&answered).await?.opens_in.is_some());
+    Ok(())
 }
 
 fn contact(now: Option<Timestamp>) -> Contact {

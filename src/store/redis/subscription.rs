@@ -42,9 +42,12 @@ pub(super) async fn follow<T: Clone, F: Fn(&str) -> T>(
     tell: UnboundedSender<T>,
 ) {
     let (mut away, mut missed) = (false, at_first);
-    while !tell.is_closed() {
+    loop {
         if let Err(error) = listen(&link, &subject, &tell, missed).await {
             debug!(address, cause = chain(&error), "not subscribed");
+        }
+        if tell.is_closed() {
+            return;
         }
         if !away {
             let what = subject.what;
