@@ -1,4 +1,5 @@
-//! The side that operators and monitoring talk to: health, readiness, metrics, identities.
+//! The side that operators and monitoring talk to: health, readiness, metrics, identities, and a page
+//! that shows them.
 //!
 //! A listener of its own on the control thread, so that no probe competes with requests and no app
 //! reaches it by accident. It refuses web pages (threats 33 and 37), and changes without the key. It
@@ -10,7 +11,10 @@ mod desk;
 mod error;
 mod figures;
 mod health;
+mod observer;
+mod page;
 mod readiness;
+mod state;
 
 use std::convert::Infallible;
 use std::io;
@@ -29,6 +33,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
+use crate::metrics::traffic::Traffic;
+use crate::proxy::body::ReplayMemory;
 use crate::settings::AdminSettings;
 use crate::token::identities::Identities;
 use access::Gate;
@@ -71,6 +77,15 @@ enum Phase {
     Ended,
 }
 
+/// What it tells of the worker threads.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// What they count.
+    pub traffic: Arc<Traffic>,
+    /// The memory of requests that are kept for a replay.
+    pub replay_memory: ReplayMemory,
+}
+
 /// A running admin listener.
 #[derive(Debug)]
 pub struct Admin {
@@ -85,6 +100,7 @@ impl Admin {
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
+        watched: Watched,
         clock: &Clock,
     ) -> Result<Self, AdminStartError> {
         let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
@@ -98,7 +114,8 @@ impl Admin {
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
-        let desk = Desk::new(Arc::clone(identities), gate, clock.clone(), phase.subscribe());
+        let identities = Arc::clone(identities);
+        let desk = Desk::new(identities, watched, gate, clock.clone(), phase.subscribe());
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
         Ok(Self { addresses, phase, serving })
     }
@@ -136,7 +153,7 @@ async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
-    let mut watching = pin!(desk.watch_store());
+    let mut watching = pin!(desk.watch());
     let mut ended = pin!(ended(phase.clone()));
     loop {
         let accepted = async {

@@ -3,8 +3,14 @@
 //! A leaf of plain atomics: counting costs one addition and no lock. Whoever writes a [`Page`] sees to
 //! it that labels are bounded; nothing here takes a path, a query or a client's word for a label.
 
-use std::fmt::{self, Display, Write};
+pub mod histogram;
+pub mod page;
+pub mod process;
+pub mod traffic;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use page::{Family, Kind, Page};
 
 /// What came of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,84 +77,9 @@ impl Renewals {
     }
 }
 
-/// What a figure does over time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It only rises.
-    Counter,
-    /// It goes up and down.
-    Gauge,
-}
-
-/// A page in Prometheus' text format, version 0.0.4.
-#[derive(Debug, Default)]
-pub struct Page(String);
-
-impl Page {
-    /// What the format calls itself.
-    pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
-
-    /// Begins a family: all samples of one name stand together, below its description.
-    pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> Family<'_> {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-        };
-        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-        Family { page: self, name }
-    }
-
-    /// The text.
-    pub fn into_text(self) -> String {
-        self.0
-    }
-
-    fn write(&mut self, text: fmt::Arguments<'_>) {
-        self.0.write_fmt(text).expect("writing to a String cannot fail");
-    }
-}
-
-/// A family that samples are added to.
-#[derive(Debug)]
-pub struct Family<'p> {
-    page: &'p mut Page,
-    name: &'static str,
-}
-
-impl Family<'_> {
-    /// Adds a sample with its labels.
-    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        self.page.write(format_args!("{}", self.name));
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let opening = if index == 0 { '{' } else { ',' };
-            self.page.write(format_args!("{opening}{label}=\"{}\"", escaped(text)));
-        }
-        let closing = if labels.is_empty() { "" } else { "}" };
-        self.page.write(format_args!("{closing} {value}\n"));
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_family_says_what_it_is_before_its_samples() {
-        let mut page = Page::default();
-        page.family("up", Kind::Gauge, "Whether it is.").sample(&[], 1);
-        let mut family = page.family("done_total", Kind::Counter, "What was done.");
-        family.sample(&[("by", "a\"b\\c\nd"), ("how", "well")], 2.5);
-        assert_eq!(
-            page.into_text(),
-            "# HELP up Whether it is.\n# TYPE up gauge\nup 1\n\
-             # HELP done_total What was done.\n# TYPE done_total counter\n\
-             done_total{by=\"a\\\"b\\\\c\\nd\",how=\"well\"} 2.5\n"
-        );
-    }
 
     #[test]
     fn each_outcome_is_counted_apart() {

@@ -40,6 +40,7 @@ pub use admission::{Admission, Entry};
 pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
 
+use crate::metrics::traffic::Tally;
 use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::Generation;
@@ -80,6 +81,7 @@ pub struct Proxy {
     limits: Limits,
     names: Names,
     admission: Arc<Admission>,
+    tally: Arc<Tally>,
     log_requests: bool,
 }
 
@@ -210,14 +212,15 @@ impl Proxy {
         names: Names,
         admission: Arc<Admission>,
         links: &Links,
+        tally: Arc<Tally>,
         log_requests: bool,
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
-        let hosts = hosts(upstream, tls, &timers);
+        let hosts = hosts(upstream, tls, &timers, &tally);
         let public = || Public::new(upstream, links.public_url.as_ref(), links.tls);
         let public = links.are_rewritten.then(public);
-        let tunnels = Tunnels::default();
+        let tunnels = Tunnels::new(Arc::clone(&tally));
         Self {
             identities,
             routes,
@@ -229,6 +232,7 @@ impl Proxy {
             limits,
             names,
             admission,
+            tally,
             log_requests,
         }
     }
@@ -269,6 +273,7 @@ impl Proxy {
                 }
                 Prepared::Socket(socket) => {
                     let socket = socket.take().expect("a future is run once");
+                    record.sending();
                     Box::pin(self.open_tunnel(*socket)).await
                 }
                 Prepared::Told(answer) => {
@@ -281,7 +286,7 @@ impl Proxy {
                 error.into_response().map(Outbound::local)
             });
             self.admission.cors.tell(visitor, answer.headers_mut());
-            record.end(&answer);
+            record.end(&self.tally, &answer);
             answer
         }
     }
@@ -351,7 +356,7 @@ impl Proxy {
         self.forget_key(&mut head);
         let token = match &identity {
             Whose::Known(id) => {
-                record.identified(self.identities.keeper(*id).name());
+                record.identified(*id, self.identities.keeper(*id).name());
                 self.current_token(*id).map(|token| (*id, token))
             }
             Whose::Stranger(_) | Whose::Sealed(_) => None,
@@ -393,6 +398,7 @@ impl Proxy {
         generation: Generation,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
+        record.sending();
         let answer = self.send(exchange).await?;
         record.answered(generation);
         if answer.status() == StatusCode::UNAUTHORIZED {
@@ -478,6 +484,7 @@ impl Proxy {
                     return Err(ProxyError::ClientBroke);
                 }
                 Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
+                    self.tally.resent.add(1);
                     choice = Choice::New;
                 }
                 Err(error) => return Err(ProxyError::Upstream(error)),
@@ -530,14 +537,20 @@ impl Proxy {
 }
 
 /// The platform, then the other hosts in their order.
-fn hosts(settings: &UpstreamSettings, tls: &ClientConfig, timers: &Timers) -> Vec<Host> {
+fn hosts(
+    settings: &UpstreamSettings,
+    tls: &ClientConfig,
+    timers: &Timers,
+    tally: &Arc<Tally>,
+) -> Vec<Host> {
     let host = |origin: &Origin, websocket, rewrite_links| {
         let authority = HeaderValue::from_str(origin.authority.as_str());
         let connector = Connector::new(origin, settings, tls);
         let towards = if websocket {
             Towards::Sockets(Box::new(connector.without_h2()))
         } else {
-            Towards::Requests(Upstream::new(connector, timers.clone(), settings.idle_timeout))
+            let (timers, tally) = (timers.clone(), Arc::clone(tally));
+            Towards::Requests(Upstream::new(connector, timers, settings.idle_timeout, tally))
         };
         let authority = authority.expect("an authority is a field value");
         Host { authority, towards, rewrite_links }

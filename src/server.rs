@@ -24,6 +24,7 @@ pub use listen::ListenError;
 pub use tls::TlsFilesError;
 
 use crate::clock::Clock;
+use crate::metrics::traffic::Traffic;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
@@ -54,6 +55,8 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
+    traffic: Arc<Traffic>,
+    replay_memory: ReplayMemory,
 }
 
 #[derive(Debug)]
@@ -71,11 +74,15 @@ impl Server {
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
+        let traffic = Traffic::new(settings.proxy.workers.get(), settings.identities.len());
+        let traffic = Arc::new(traffic);
+        let limits = limits(&settings.proxy);
+        let replay_memory = limits.keep.memory.clone();
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
-            limits: limits(&settings.proxy),
+            limits,
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
             inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
@@ -88,6 +95,7 @@ impl Server {
                 tls: settings.proxy.tls.is_some(),
             },
             log_requests: settings.log.requests,
+            tally: Arc::clone(traffic.tally(0)),
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
@@ -98,7 +106,8 @@ impl Server {
             let entrances = listeners.into_iter().zip(entries.iter().copied());
             let entrances = entrances.map(|(listener, entry)| Entrance { listener, entry });
             let entrances = entrances.collect();
-            let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
+            let tally = Arc::clone(traffic.tally(index));
+            let (blueprint, phase) = (Blueprint { tally, ..blueprint.clone() }, phase.subscribe());
             let (at_end, ended) = oneshot::channel();
             let run = move || {
                 Worker::run(blueprint, entrances, phase);
@@ -110,7 +119,17 @@ impl Server {
         };
         let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
-        Ok(Self { addresses: sockets.addresses, phase, workers })
+        Ok(Self { addresses: sockets.addresses, phase, workers, traffic, replay_memory })
+    }
+
+    /// What its threads count.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// The memory of kept requests.
+    pub const fn replay_memory(&self) -> &ReplayMemory {
+        &self.replay_memory
     }
 
     /// Where it listens, with the ports that the system chose for port 0.

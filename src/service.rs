@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::info;
 
-use crate::admin::{Admin, AdminStartError};
+use crate::admin::{Admin, AdminStartError, Watched};
 use crate::clock::Clock;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::server::{Server, ServerError};
@@ -74,7 +74,12 @@ impl Service {
         let identities = Arc::new(identities(settings, &tls, clock)?);
         let server = Server::start(settings, &identities, &tls, clock)?;
         let admin = settings.admin.as_ref();
-        let admin = admin.map(|admin| Admin::start(admin, &identities, clock)).transpose()?;
+        let watched = Watched {
+            traffic: Arc::clone(server.traffic()),
+            replay_memory: server.replay_memory().clone(),
+        };
+        let start = |admin| Admin::start(admin, &identities, watched, clock);
+        let admin = admin.map(start).transpose()?;
         let (end_keepers, ending) = oneshot::channel();
         let keepers = tokio::spawn({
             let identities = Arc::clone(&identities);

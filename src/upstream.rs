@@ -11,6 +11,7 @@ mod tls;
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ pub use pool::{Choice, Content, Pool};
 pub use socket::upgrade;
 pub use tls::{TlsError, Trust, client_config};
 
+use crate::metrics::traffic::Tally;
 use crate::timers::Timers;
 use pool::SendFailure;
 
@@ -59,10 +61,15 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool in front of `connector`.
-    pub fn new(connector: Connector, timers: Timers, idle_timeout: Duration) -> Self {
+    /// An empty pool in front of `connector`, on the thread of `timers` and `tally`.
+    pub fn new(
+        connector: Connector,
+        timers: Timers,
+        idle_timeout: Duration,
+        tally: Arc<Tally>,
+    ) -> Self {
         let response_timeout = connector.response_timeout;
-        let pool = Rc::new(Pool::new(connector, timers.clone(), idle_timeout));
+        let pool = Rc::new(Pool::new(connector, timers.clone(), idle_timeout, tally));
         Self { pool, timers, response_timeout }
     }
 

@@ -28,7 +28,9 @@ pub(super) enum AdminError {
     ChangesOff,
     #[error("changes need the key of admin.key_sha256: send Authorization: Bearer KEY")]
     Key,
-    #[error("there is no such resource: there are /healthz, /readyz, /metrics and /identities")]
+    #[error(
+        "there is no such resource: there are /, /state, /healthz, /readyz, /metrics and /identities"
+    )]
     Unknown,
     #[error("this resource has no such method: it has {0}")]
     Method(&'static str),

@@ -1,26 +1,32 @@
-//! `/metrics`: what the keepers know, for Prometheus.
+//! `/metrics`: what the keepers know and the worker threads count, for Prometheus.
 //!
 //! Labels are bounded: each configured identity has its series, and of those that were added the
 //! first hundred; all others are one, so that ten thousand identities do not become as many series.
 
+mod traffic;
+
 use std::sync::Arc;
 
+use super::Watched;
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::{Kind, Outcome, Page};
+use crate::metrics::traffic::MOST_ADDED;
+use crate::metrics::{Kind, Outcome, Page, process};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
 
 use super::health::Seen;
 
-/// Added identities with series of their own.
-const MOST_ADDED: usize = 100;
-
 /// Stands for all identities without; no identity has this name.
 const OTHER: &str = "_other";
 
 /// The page as it is now.
-pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> String {
+pub(super) fn page(
+    identities: &Arc<Identities>,
+    watched: &Watched,
+    seen: &Seen,
+    clock: &Clock,
+) -> String {
     let configured: Vec<_> = identities.configured().map(|(_, keeper)| keeper).collect();
     let mut added: Vec<_> = identities.added().map(|(_, keeper)| keeper).collect();
     let counts = [("configured", configured.len()), ("added", added.len())];
@@ -35,6 +41,8 @@ pub(super) fn page(identities: &Arc<Identities>, seen: &Seen, clock: &Clock) -> 
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    traffic::write(&mut page, identities, watched);
+    process::write(&mut page);
     page.into_text()
 }
 
@@ -127,8 +135,13 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
         .sample(&[], u8::from(seen.fault.is_none()));
     let help = "Token requests that the application has left in this minute, over all processes.";
     let mut family = page.family("ringbearer_budget_left", Kind::Gauge, help);
-    for (application, left) in &seen.left {
-        family.sample(&[("application", application)], left);
+    for budget in &seen.budgets {
+        family.sample(&[("application", &budget.application)], budget.left);
+    }
+    let help = "Token requests that the application may make in a minute.";
+    let mut family = page.family("ringbearer_budget_limit", Kind::Gauge, help);
+    for budget in &seen.budgets {
+        family.sample(&[("application", &budget.application)], budget.limit);
     }
 }
 
@@ -136,8 +149,11 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::health::Budget;
     use super::*;
+    use crate::metrics::traffic::{MethodClass, StatusClass, Traffic};
     use crate::oauth::endpoint::scripted::Script;
+    use crate::proxy::body::ReplayMemory;
     use crate::settings::{ConfigSource, Overrides, Settings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
@@ -164,8 +180,13 @@ mod tests {
     }
 
     fn figures(identities: &Arc<Identities>) -> String {
-        let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        page(identities, &seen, &Clock::manual(NOW))
+        let budget = Budget { application: "crm".into(), left: 4, limit: 5 };
+        let seen = Seen { fault: None, budgets: vec![budget] };
+        let watched = Watched {
+            traffic: Arc::new(Traffic::new(2, 2)),
+            replay_memory: ReplayMemory::new(1024),
+        };
+        page(identities, &watched, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -179,8 +200,9 @@ mod tests {
         let before = series(&figures(&identities)).len();
         enrol(&identities, 0..100).await;
         let hundred = series(&figures(&identities));
-        // Usable, needs_login, generation, waiting, and the outcomes of renewals.
-        assert_eq!(hundred.len(), before + 100 * (4 + Outcome::ALL.len()));
+        // Usable, needs_login, generation, waiting, the outcomes of renewals, and requests.
+        let requests = MethodClass::ALL.len() * StatusClass::ALL.len();
+        assert_eq!(hundred.len(), before + 100 * (4 + Outcome::ALL.len() + requests));
         enrol(&identities, 100..1000).await;
         let page = figures(&identities);
         assert_eq!(series(&page), hundred, "to the letter");
@@ -209,6 +231,7 @@ mod tests {
             identities.keeper(id).renewals().count(Outcome::Refused);
         }
         let page = figures(&identities);
+        assert!(page.contains("\nringbearer_budget_limit{application=\"crm\"} 5\n"), "{page}");
         let line = "\nringbearer_renewals_total{identity=\"_other\",outcome=\"refused\"} 2\n";
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");

@@ -1,21 +1,53 @@
-//! What the log says of a request: one line, with names and figures, nothing that was said in it.
+//! What is told of a request: to the counters of its thread, and to the log in one line with names and
+//! figures, nothing that was said in it.
+
+use std::time::Duration;
 
 use http::{Method, Request, Response, Uri};
 
 use super::error::ProxyError;
+use super::replay::Reason;
 use crate::clock::Stopwatch;
+use crate::metrics::traffic::{MethodClass, Replay, Tally};
 use crate::telemetry::REQUEST_TARGET;
 use crate::token::Generation;
+use crate::token::identities::IdentityId;
 
-/// Collects what the line will say, unless nobody listens.
+/// Collects what is to be told.
 #[derive(Debug)]
-pub(super) struct Record(Option<Box<Line>>);
+pub(super) struct Record {
+    method: MethodClass,
+    identity: Option<IdentityId>,
+    timing: Timing,
+    outcome: Option<Replay>,
+    refused: Option<Box<Refused>>,
+    line: Option<Box<Line>>,
+}
 
+/// How the time was spent. Each reading of the clock costs as much as all the counting, so none is
+/// made twice: an answer's arrival is also the end, unless something goes on after it.
+#[derive(Debug)]
+struct Timing {
+    began: Stopwatch,
+    /// When the request under way was sent.
+    sent: Option<Stopwatch>,
+    waited: Option<Duration>,
+    /// The latest answer, if nothing has followed it.
+    arrived: Option<Stopwatch>,
+}
+
+/// The proxy's own error: rare, therefore boxed.
+#[derive(Debug)]
+struct Refused {
+    code: &'static str,
+    why: String,
+}
+
+/// What the log's line will say, if anybody listens.
 #[derive(Debug)]
 struct Line {
     method: Method,
     target: Uri,
-    watch: Stopwatch,
     identity: String,
     generation: Generation,
     upstream_ms: Option<f64>,
@@ -26,75 +58,155 @@ struct Line {
 
 impl Record {
     pub(super) fn begin<B>(request: &Request<B>, wanted: bool) -> Self {
-        if !wanted || !tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO) {
-            return Self(None);
+        let listens = wanted && tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO);
+        let line = listens.then(|| Line::of(request));
+        let timing = Timing { began: Stopwatch::start(), sent: None, waited: None, arrived: None };
+        let method = match request.method().is_safe() {
+            true => MethodClass::Read,
+            false => MethodClass::Write,
+        };
+        Self { method, identity: None, timing, outcome: None, refused: None, line }
+    }
+
+    pub(super) fn identified(&mut self, id: IdentityId, name: &str) {
+        self.identity = Some(id);
+        if let Some(line) = &mut self.line {
+            name.clone_into(&mut line.identity);
         }
-        Self(Some(Box::new(Line {
+    }
+
+    /// The request is handed to RingCentral now.
+    pub(super) fn sending(&mut self) {
+        self.timing.sent = Some(Stopwatch::start());
+        self.timing.arrived = None;
+    }
+
+    pub(super) fn answered(&mut self, generation: Generation) {
+        let since_began = self.timing.arrive();
+        if let Some(line) = &mut self.line {
+            line.generation = generation;
+            line.upstream_ms = Some(millis(since_began));
+        }
+    }
+
+    /// By a 401; what follows takes time.
+    pub(super) fn refused(&mut self, code: Option<&str>) {
+        self.timing.arrived = None;
+        if let Some(line) = &mut self.line {
+            line.refused = Some(code.unwrap_or("unknown").to_owned());
+        }
+    }
+
+    pub(super) fn not_replayed(&mut self, why: Reason) {
+        self.outcome = Some(why.into());
+    }
+
+    pub(super) fn replayed(&mut self, generation: Generation) {
+        self.outcome = Some(Replay::Replayed);
+        self.answered(generation);
+        if let Some(line) = &mut self.line {
+            line.replayed = true;
+        }
+    }
+
+    pub(super) fn failed(&mut self, error: &ProxyError) {
+        let (code, why) = (error.status_and_code().1, error.in_own_words());
+        self.refused = Some(Box::new(Refused { code, why }));
+        if let Some(line) = &mut self.line {
+            line.error = Some(error.to_string());
+        }
+    }
+
+    pub(super) fn end<B>(self, tally: &Tally, answer: &Response<B>) {
+        let status = answer.status().as_u16();
+        tally.answered(self.identity.map(IdentityId::index), self.method, status);
+        let (waited, added) = self.timing.end();
+        if let Some(waited) = waited {
+            tally.upstream.observe(waited);
+        }
+        tally.added.observe(added);
+        if let Some(outcome) = self.outcome {
+            tally.replay(outcome);
+        }
+        if let Some(refused) = self.refused {
+            tally.refused(refused.code, refused.why);
+        }
+        if let Some(line) = self.line {
+            line.tell(answer);
+        }
+    }
+}
+
+impl Timing {
+    /// An answer is there: the time since the beginning.
+    fn arrive(&mut self) -> Duration {
+        let now = Stopwatch::start();
+        self.stop_waiting(now);
+        self.arrived = Some(now);
+        now.since(self.began)
+    }
+
+    fn stop_waiting(&mut self, now: Stopwatch) {
+        if let Some(sent) = self.sent.take() {
+            self.waited = Some(self.waited.unwrap_or_default() + now.since(sent));
+        }
+    }
+
+    /// The time spent waiting for RingCentral, if it was asked, and the rest.
+    fn end(mut self) -> (Option<Duration>, Duration) {
+        let end = self.arrived.unwrap_or_else(Stopwatch::start);
+        self.stop_waiting(end);
+        let whole = end.since(self.began);
+        (self.waited, whole.saturating_sub(self.waited.unwrap_or_default()))
+    }
+}
+
+impl From<Reason> for Replay {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::TooLong => Self::TooLong,
+            Reason::MemoryFull => Self::MemoryFull,
+            Reason::Broken => Self::ClientBroke,
+            Reason::NotCurable => Self::NotCurable,
+            Reason::NoNewerToken => Self::NoNewerToken,
+            Reason::AlreadyResent => Self::AlreadyResent,
+        }
+    }
+}
+
+impl Line {
+    fn of<B>(request: &Request<B>) -> Box<Self> {
+        Box::new(Self {
             method: request.method().clone(),
             target: request.uri().clone(),
-            watch: Stopwatch::start(),
             identity: String::new(),
             generation: Generation::NONE,
             upstream_ms: None,
             refused: None,
             replayed: false,
             error: None,
-        })))
+        })
     }
 
-    pub(super) fn identified(&mut self, identity: &str) {
-        if let Some(line) = &mut self.0 {
-            identity.clone_into(&mut line.identity);
-        }
-    }
-
-    pub(super) fn answered(&mut self, generation: Generation) {
-        if let Some(line) = &mut self.0 {
-            line.generation = generation;
-            line.upstream_ms = Some(millis(line.watch));
-        }
-    }
-
-    pub(super) fn refused(&mut self, code: Option<&str>) {
-        if let Some(line) = &mut self.0 {
-            line.refused = Some(code.unwrap_or("unknown").to_owned());
-        }
-    }
-
-    pub(super) fn replayed(&mut self, generation: Generation) {
-        if let Some(line) = &mut self.0 {
-            line.generation = generation;
-            line.replayed = true;
-            line.upstream_ms = Some(millis(line.watch));
-        }
-    }
-
-    pub(super) fn failed(&mut self, error: &ProxyError) {
-        if let Some(line) = &mut self.0 {
-            line.error = Some(error.to_string());
-        }
-    }
-
-    pub(super) fn end<B>(self, answer: &Response<B>) {
-        let Some(line) = self.0 else { return };
+    fn tell<B>(self, answer: &Response<B>) {
         let request_id = answer.headers().get("rcrequestid").and_then(|id| id.to_str().ok());
         tracing::info!(
             target: REQUEST_TARGET,
-            identity = line.identity,
-            method = %line.method,
-            path = line.target.path(),
+            identity = self.identity,
+            method = %self.method,
+            path = self.target.path(),
             status = answer.status().as_u16(),
-            upstream_ms = line.upstream_ms,
-            replayed = line.replayed,
-            generation = line.generation.number(),
+            upstream_ms = self.upstream_ms,
+            replayed = self.replayed,
+            generation = self.generation.number(),
             request_id,
-            refused = line.refused,
-            error = line.error,
+            refused = self.refused,
+            error = self.error,
         );
     }
 }
 
 /// Milliseconds to the microsecond.
-fn millis(watch: Stopwatch) -> f64 {
-    (watch.elapsed().as_secs_f64() * 1e6).round() / 1e3
+fn millis(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
+use crate::metrics::traffic::Tally;
 use crate::timers::Deadline;
 use crate::upstream::LocalExecutor;
 
@@ -58,28 +60,51 @@ impl Connections {
 }
 
 /// Whether requests are in progress on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
+    tally: Arc<Tally>,
     requests: Cell<u32>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
 }
 
+impl Activity {
+    /// None, on the thread of `tally`.
+    pub(super) fn new(tally: &Arc<Tally>) -> Rc<Self> {
+        let (requests, fell_idle) = (Cell::default(), Cell::default());
+        Rc::new(Self { tally: Arc::clone(tally), requests, fell_idle })
+    }
+}
+
 /// A request in progress, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Busy(Rc<Activity>);
+pub(super) struct Busy {
+    activity: Rc<Activity>,
+    is_answered: bool,
+}
 
 impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
-        Self(Rc::clone(activity))
+        activity.tally.in_progress.add(1);
+        Self { activity: Rc::clone(activity), is_answered: false }
+    }
+
+    /// Its answer has begun.
+    pub(super) fn answered(&mut self) {
+        self.is_answered = true;
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get() - 1);
-        self.0.fell_idle.set(true);
+        let Activity { tally, requests, fell_idle } = &*self.activity;
+        requests.set(requests.get() - 1);
+        fell_idle.set(true);
+        tally.in_progress.sub(1);
+        if !self.is_answered {
+            tally.abandoned.add(1);
+        }
     }
 }
 
@@ -200,6 +225,7 @@ impl<C: Drainable> Future for Serving<C> {
 
 impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
+        self.activity.tally.connections.sub(1);
         if let Some(key) = self.key {
             let mut tasks = self.connections.0.tasks.borrow_mut();
             tasks.remove(key);

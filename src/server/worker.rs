@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
+use crate::metrics::traffic::Tally;
 use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
@@ -70,6 +71,7 @@ pub(super) struct Blueprint {
     pub(super) client_idle_timeout: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) log_requests: bool,
+    pub(super) tally: Arc<Tally>,
     pub(super) clock: Clock,
 }
 
@@ -91,6 +93,7 @@ pub(super) struct Worker {
     h2c: bool,
     client_idle_timeout: Duration,
     drain_timeout: Duration,
+    tally: Arc<Tally>,
     clock: Clock,
 }
 
@@ -121,6 +124,7 @@ impl Worker {
             blueprint.names,
             blueprint.admission,
             &blueprint.links,
+            Arc::clone(&blueprint.tally),
             blueprint.log_requests,
         );
         Self {
@@ -133,6 +137,7 @@ impl Worker {
             h2c: blueprint.h2c,
             client_idle_timeout: blueprint.client_idle_timeout,
             drain_timeout: blueprint.drain_timeout,
+            tally: blueprint.tally,
             clock: blueprint.clock,
         }
     }
@@ -234,14 +239,14 @@ impl Worker {
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let activity = Activity::new(&self.tally);
         let service = self.service(&activity, entry);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let activity = Activity::new(&self.tally);
         let service = self.service(&activity, entry);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
@@ -249,7 +254,7 @@ impl Worker {
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::default();
+        let activity = Activity::new(&self.tally);
         let service = self.service(&activity, entry);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
@@ -289,8 +294,9 @@ impl Worker {
         &self,
         mut answer: Response<Outbound>,
         version: Version,
-        busy: Busy,
+        mut busy: Busy,
     ) -> Response<Answering> {
+        busy.answered();
         let ends = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
         if ends && version < Version::HTTP_2 && self.is_draining.get() {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio::task::spawn_local;
 
 use super::connect::{ConnectError, Connection, Connector, Io};
 use crate::clock::Timestamp;
+use crate::metrics::traffic::Tally;
 use crate::timers::Timers;
 
 /// What hyper may buffer of an answer before its reader takes it; also the most that one read asks
@@ -43,6 +45,7 @@ pub struct Pool<B> {
     connector: Connector,
     timers: Timers,
     idle_timeout: Duration,
+    tally: Arc<Tally>,
     idle: RefCell<Vec<Idle<B>>>,
     shared: RefCell<Option<http2::SendRequest<B>>>,
     /// Held while a connection is opened that may turn out to be one for all.
@@ -59,11 +62,17 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn new(connector: Connector, timers: Timers, idle_timeout: Duration) -> Self {
+    pub(super) fn new(
+        connector: Connector,
+        timers: Timers,
+        idle_timeout: Duration,
+        tally: Arc<Tally>,
+    ) -> Self {
         Self {
             connector,
             timers,
             idle_timeout,
+            tally,
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
@@ -90,6 +99,7 @@ where
         // or it still carries an upload that nobody reads: not worth waiting for.
         let mut idle = self.idle.borrow_mut();
         let freshest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        self.tally.idle.sub(1);
         Some(Sender::H1 { sender: idle.remove(freshest).sender, reused: true })
     }
 
@@ -121,14 +131,14 @@ where
         let mut builder = http1::Builder::new();
         let handshake = builder.max_buf_size(READ_BUFFER).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
-        spawn_local(ended(connection));
+        spawn_local(ended(connection, Arc::clone(&self.tally)));
         Ok(Sender::H1 { sender, reused: false })
     }
 
     async fn handshake_h2(&self, io: impl Io) -> Result<Sender<B>, ConnectError> {
         let handshake = http2::Builder::new(LocalExecutor).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
-        spawn_local(ended(connection));
+        spawn_local(ended(connection, Arc::clone(&self.tally)));
         self.shared.replace(Some(sender.clone()));
         Ok(Sender::H2 { sender, reused: false })
     }
@@ -139,6 +149,7 @@ where
 
     fn put_back(&self, sender: http1::SendRequest<B>) {
         if !sender.is_closed() {
+            self.tally.idle.add(1);
             self.idle.borrow_mut().push(Idle { sender, since: self.timers.now() });
         }
     }
@@ -146,7 +157,10 @@ where
     /// Drops what has idled too long, and what the other side has closed.
     pub(super) fn sweep(&self) {
         let oldest = self.timers.now() - self.idle_timeout;
-        self.idle.borrow_mut().retain(|idle| idle.since > oldest && !idle.sender.is_closed());
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|idle| idle.since > oldest && !idle.sender.is_closed());
+        self.tally.idle.sub((before - idle.len()) as u64);
     }
 }
 
@@ -157,8 +171,12 @@ impl<B> fmt::Debug for Pool<B> {
 }
 
 /// Drives a connection. Its errors reach whoever waits for an answer on it.
-async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
-    if let Err(error) = connection.await {
+async fn ended(connection: impl Future<Output = hyper::Result<()>>, tally: Arc<Tally>) {
+    tally.opened.add(1);
+    tally.open.add(1);
+    let ended = connection.await;
+    tally.open.sub(1);
+    if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
     }
 }
