@@ -193,9 +193,10 @@ impl Memory {
             let generation = status.generation.map_or(0, Generation::number);
             let (level, at, text) = match outcome {
                 Outcome::Renewed => {
-                    let left = now.until(status.expires_at.unwrap_or(now)).as_secs().div_ceil(60);
-                    let text = format!("renewed: generation {generation}, good for {left} min");
-                    (Level::Info, status.issued_at.unwrap_or(now).min(now), text)
+                    let at = status.issued_at.unwrap_or(now).min(now);
+                    let life = at.until(status.expires_at.unwrap_or(at)).as_secs().div_ceil(60);
+                    let text = format!("renewed: generation {generation}, good for {life} min");
+                    (Level::Info, at, text)
                 }
                 Outcome::Adopted => {
                     let text = format!("another process has renewed: generation {generation}");

@@ -178,6 +178,8 @@ impl<C: Drainable> Serving<C> {
         idle: Deadline,
         idle_timeout: Duration,
     ) -> Self {
+        activity.tally.accepted.add(1);
+        activity.tally.connections.add(1);
         Self { connection, activity, idle, idle_timeout, connections, key: None, told: false }
     }
 
