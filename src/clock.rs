@@ -85,6 +85,18 @@ impl Clock {
         }
     }
 
+    /// The current wall-clock time in nanoseconds since 1970, as precise as it gets; for traces.
+    pub fn unix_nanos(&self) -> u64 {
+        match &self.0 {
+            None => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+                let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+                secs * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+            }
+            Some(manual) => manual.borrow().0 * 1_000_000,
+        }
+    }
+
     /// Whether [`Clock::advance`] may move it.
     pub const fn is_manual(&self) -> bool {
         self.0.is_some()

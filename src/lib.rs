@@ -40,7 +40,7 @@
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
-//! | [`metrics`] | counters, and the text that Prometheus reads |
+//! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count |
 //! | [`timers`] | one worker thread's coarse timeouts |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
@@ -72,9 +72,10 @@
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
 //! | [`server`] | sockets in, a runtime per core, graceful end |
-//! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
+//! | [`admin`] | health, readiness, metrics, identities, the status page: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, and the order of its end |
 //! | [`telemetry`] | logs |
+//! | `trace` | traces by OTLP, with the feature `otlp` |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and
@@ -98,4 +99,6 @@ pub mod store;
 pub mod telemetry;
 pub mod timers;
 pub mod token;
+#[cfg(feature = "otlp")]
+pub mod trace;
 pub mod upstream;

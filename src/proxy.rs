@@ -39,6 +39,7 @@ use rustls::ClientConfig;
 pub use admission::{Admission, Entry};
 pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
+pub use record::Audience;
 
 use crate::metrics::traffic::Tally;
 use crate::settings::{Origin, UpstreamSettings};
@@ -81,8 +82,7 @@ pub struct Proxy {
     limits: Limits,
     names: Names,
     admission: Arc<Admission>,
-    tally: Arc<Tally>,
-    log_requests: bool,
+    audience: Audience,
 }
 
 /// One of RingCentral's hosts.
@@ -212,15 +212,14 @@ impl Proxy {
         names: Names,
         admission: Arc<Admission>,
         links: &Links,
-        tally: Arc<Tally>,
-        log_requests: bool,
+        audience: Audience,
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
-        let hosts = hosts(upstream, tls, &timers, &tally);
+        let hosts = hosts(upstream, tls, &timers, &audience.tally);
         let public = || Public::new(upstream, links.public_url.as_ref(), links.tls);
         let public = links.are_rewritten.then(public);
-        let tunnels = Tunnels::new(Arc::clone(&tally));
+        let tunnels = Tunnels::new(Arc::clone(&audience.tally));
         Self {
             identities,
             routes,
@@ -232,8 +231,7 @@ impl Proxy {
             limits,
             names,
             admission,
-            tally,
-            log_requests,
+            audience,
         }
     }
 
@@ -243,10 +241,10 @@ impl Proxy {
     /// it may have to keep, and every open connection has room for its future.
     pub fn handle(
         self: Rc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         entry: Entry,
     ) -> impl Future<Output = Response<Outbound>> {
-        let mut record = Record::begin(&request, self.log_requests);
+        let mut record = Record::begin(&mut request, &self.audience);
         let mut visitor = Visitor::App;
         let mut prepared = match self.prepare(request, entry, &mut record, &mut visitor) {
             Ok(prepared) => prepared,
@@ -286,7 +284,7 @@ impl Proxy {
                 error.into_response().map(Outbound::local)
             });
             self.admission.cors.tell(visitor, answer.headers_mut());
-            record.end(&self.tally, &answer);
+            record.end(&self.audience, &answer);
             answer
         }
     }
@@ -484,7 +482,7 @@ impl Proxy {
                     return Err(ProxyError::ClientBroke);
                 }
                 Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
-                    self.tally.resent.add(1);
+                    self.audience.tally.resent.add(1);
                     choice = Choice::New;
                 }
                 Err(error) => return Err(ProxyError::Upstream(error)),

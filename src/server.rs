@@ -30,7 +30,7 @@ use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
 use crate::proxy::selection::Selection;
-use crate::proxy::{Admission, Entry, Limits, Links, Names};
+use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -71,6 +71,7 @@ impl Server {
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
+        #[cfg(feature = "otlp")] tracer: Option<crate::trace::Tracer>,
         clock: &Clock,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
@@ -94,8 +95,12 @@ impl Server {
                 public_url: settings.proxy.public_url.clone(),
                 tls: settings.proxy.tls.is_some(),
             },
-            log_requests: settings.log.requests,
-            tally: Arc::clone(traffic.tally(0)),
+            audience: Audience {
+                tally: Arc::clone(traffic.tally(0)),
+                log: settings.log.requests,
+                #[cfg(feature = "otlp")]
+                tracer,
+            },
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
@@ -106,8 +111,8 @@ impl Server {
             let entrances = listeners.into_iter().zip(entries.iter().copied());
             let entrances = entrances.map(|(listener, entry)| Entrance { listener, entry });
             let entrances = entrances.collect();
-            let tally = Arc::clone(traffic.tally(index));
-            let (blueprint, phase) = (Blueprint { tally, ..blueprint.clone() }, phase.subscribe());
+            let (mut blueprint, phase) = (blueprint.clone(), phase.subscribe());
+            blueprint.audience.tally = Arc::clone(traffic.tally(index));
             let (at_end, ended) = oneshot::channel();
             let run = move || {
                 Worker::run(blueprint, entrances, phase);

@@ -26,6 +26,8 @@ use crate::store::redis::RedisStore;
 use crate::store::{StoreError, TokenStore};
 use crate::token::Generation;
 use crate::token::identities::Identities;
+#[cfg(feature = "otlp")]
+use crate::trace;
 use crate::upstream::{TlsError, Trust, client_config};
 
 /// Why the proxy did not start.
@@ -62,6 +64,9 @@ pub struct Service {
     keepers: JoinHandle<()>,
     end_keepers: oneshot::Sender<()>,
     admin: Option<Admin>,
+    /// Ends when nobody is left who could be traced.
+    #[cfg(feature = "otlp")]
+    exporting: Option<JoinHandle<()>>,
 }
 
 impl Service {
@@ -72,7 +77,16 @@ impl Service {
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
         let tls = Arc::new(client_config(&trust(settings))?);
         let identities = Arc::new(identities(settings, &tls, clock)?);
-        let server = Server::start(settings, &identities, &tls, clock)?;
+        #[cfg(feature = "otlp")]
+        let (tracer, exporting) = trace::start(settings.trace.as_ref(), &tls, clock)?.unzip();
+        let server = Server::start(
+            settings,
+            &identities,
+            &tls,
+            #[cfg(feature = "otlp")]
+            tracer,
+            clock,
+        )?;
         let admin = settings.admin.as_ref();
         let watched = Watched {
             traffic: Arc::clone(server.traffic()),
@@ -91,7 +105,15 @@ impl Service {
                 }
             }
         });
-        Ok(Self { server, identities, keepers, end_keepers, admin })
+        Ok(Self {
+            server,
+            identities,
+            keepers,
+            end_keepers,
+            admin,
+            #[cfg(feature = "otlp")]
+            exporting,
+        })
     }
 
     /// Where it listens.
@@ -121,6 +143,10 @@ impl Service {
         // An error says that the keepers have ended already.
         let _ = self.end_keepers.send(());
         self.keepers.await.expect("keepers do not panic");
+        #[cfg(feature = "otlp")]
+        if let Some(exporting) = self.exporting {
+            exporting.await.expect("the exporter does not panic");
+        }
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
@@ -198,6 +224,7 @@ pub fn trust(settings: &Settings) -> Trust {
     };
     let wanted = settings.upstream.origin.tls
         || settings.upstream.hosts.iter().any(|host| host.origin.tls)
+        || settings.trace.as_ref().is_some_and(|trace| trace.collector.tls)
         || settings.applications.iter().any(|app| asks_by_https(app));
     match &settings.upstream.ca_file {
         _ if !wanted => Trust::Nobody,

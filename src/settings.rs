@@ -32,6 +32,7 @@ mod redis;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 /// Everything `serve` needs.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// How to log.
     pub log: LogSettings,
+    /// Where traces go, if anywhere.
+    pub trace: Option<TraceSettings>,
 }
 
 /// `[proxy]`: the side that apps talk to.
@@ -316,6 +319,15 @@ pub struct AdminSettings {
     pub key: Option<KeyDigest>,
     /// Names it is called by, besides its address and `localhost`.
     pub hosts: Vec<String>,
+}
+
+/// `[trace]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// The collector.
+    pub collector: Origin,
+    /// Of requests whose callers trace nothing, one in so many is traced.
+    pub sample_one_in: NonZeroU32,
 }
 
 /// `[log]`.

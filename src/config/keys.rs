@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     AdminConfig, ApplicationConfig, ClientConfig, Config, FacadeConfig, HostConfig, IdentityConfig,
-    LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig,
+    LogConfig, ProxyConfig, StoreConfig, TlsConfig, TraceConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -32,6 +32,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["store"], fields::<StoreConfig>()),
         (&["admin"], fields::<AdminConfig>()),
         (&["log"], fields::<LogConfig>()),
+        (&["trace"], fields::<TraceConfig>()),
     ]
 }
 

@@ -1,6 +1,7 @@
-//! What is told of a request: to the counters of its thread, and to the log in one line with names and
-//! figures, nothing that was said in it.
+//! What is told of a request: to the counters of its thread, to the log in one line with names and
+//! figures, and to a collector of traces; nothing that was said in it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, Uri};
@@ -13,6 +14,18 @@ use crate::telemetry::REQUEST_TARGET;
 use crate::token::Generation;
 use crate::token::identities::IdentityId;
 
+/// To whom requests are told.
+#[derive(Clone, Debug)]
+pub struct Audience {
+    /// The counters of this thread.
+    pub tally: Arc<Tally>,
+    /// Whether each request gets its line.
+    pub log: bool,
+    /// Who is traced.
+    #[cfg(feature = "otlp")]
+    pub tracer: Option<crate::trace::Tracer>,
+}
+
 /// Collects what is to be told.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -22,6 +35,8 @@ pub(super) struct Record {
     outcome: Option<Replay>,
     refused: Option<Box<Refused>>,
     line: Option<Box<Line>>,
+    #[cfg(feature = "otlp")]
+    trace: Option<Box<crate::trace::Trace>>,
 }
 
 /// How the time was spent. Each reading of the clock costs as much as all the counting, so none is
@@ -57,15 +72,25 @@ struct Line {
 }
 
 impl Record {
-    pub(super) fn begin<B>(request: &Request<B>, wanted: bool) -> Self {
-        let listens = wanted && tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO);
+    /// A request that is traced leaves with our span as its caller's.
+    #[cfg_attr(not(feature = "otlp"), allow(clippy::needless_pass_by_ref_mut))]
+    pub(super) fn begin<B>(request: &mut Request<B>, audience: &Audience) -> Self {
+        let listens =
+            audience.log && tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO);
         let line = listens.then(|| Line::of(request));
         let timing = Timing { began: Stopwatch::start(), sent: None, waited: None, arrived: None };
-        let method = match request.method().is_safe() {
-            true => MethodClass::Read,
-            false => MethodClass::Write,
-        };
-        Self { method, identity: None, timing, outcome: None, refused: None, line }
+        let is_safe = request.method().is_safe();
+        let method = if is_safe { MethodClass::Read } else { MethodClass::Write };
+        Self {
+            method,
+            identity: None,
+            timing,
+            outcome: None,
+            refused: None,
+            line,
+            #[cfg(feature = "otlp")]
+            trace: audience.tracer.as_ref().and_then(|tracer| tracer.begin(request)),
+        }
     }
 
     pub(super) fn identified(&mut self, id: IdentityId, name: &str) {
@@ -73,16 +98,28 @@ impl Record {
         if let Some(line) = &mut self.line {
             name.clone_into(&mut line.identity);
         }
+        #[cfg(feature = "otlp")]
+        if let Some(trace) = &mut self.trace {
+            trace.identified(name);
+        }
     }
 
     /// The request is handed to RingCentral now.
     pub(super) fn sending(&mut self) {
         self.timing.sent = Some(Stopwatch::start());
         self.timing.arrived = None;
+        #[cfg(feature = "otlp")]
+        if let (Some(trace), Some(sent)) = (&mut self.trace, self.timing.sent) {
+            trace.sent(sent.since(self.timing.began));
+        }
     }
 
     pub(super) fn answered(&mut self, generation: Generation) {
         let since_began = self.timing.arrive();
+        #[cfg(feature = "otlp")]
+        if let Some(trace) = &mut self.trace {
+            trace.answered(since_began, generation.number());
+        }
         if let Some(line) = &mut self.line {
             line.generation = generation;
             line.upstream_ms = Some(millis(since_began));
@@ -117,19 +154,25 @@ impl Record {
         }
     }
 
-    pub(super) fn end<B>(self, tally: &Tally, answer: &Response<B>) {
+    pub(super) fn end<B>(self, audience: &Audience, answer: &Response<B>) {
+        let tally = &audience.tally;
         let status = answer.status().as_u16();
         tally.answered(self.identity.map(IdentityId::index), self.method, status);
-        let (waited, added) = self.timing.end();
+        let (waited, took) = self.timing.end();
         if let Some(waited) = waited {
             tally.upstream.observe(waited);
         }
-        tally.added.observe(added);
+        tally.added.observe(took.saturating_sub(waited.unwrap_or_default()));
         if let Some(outcome) = self.outcome {
             tally.replay(outcome);
         }
+        #[cfg(feature = "otlp")]
+        if let Some(trace) = self.trace {
+            let code = self.refused.as_ref().map(|refused| refused.code);
+            trace.end(took, answer.status(), request_id(answer), code);
+        }
         if let Some(refused) = self.refused {
-            tally.refused(refused.code, refused.why);
+            audience.tally.refused(refused.code, refused.why);
         }
         if let Some(line) = self.line {
             line.tell(answer);
@@ -152,12 +195,11 @@ impl Timing {
         }
     }
 
-    /// The time spent waiting for RingCentral, if it was asked, and the rest.
+    /// The time spent waiting for RingCentral, if it was asked, and the whole.
     fn end(mut self) -> (Option<Duration>, Duration) {
         let end = self.arrived.unwrap_or_else(Stopwatch::start);
         self.stop_waiting(end);
-        let whole = end.since(self.began);
-        (self.waited, whole.saturating_sub(self.waited.unwrap_or_default()))
+        (self.waited, end.since(self.began))
     }
 }
 
@@ -189,7 +231,7 @@ impl Line {
     }
 
     fn tell<B>(self, answer: &Response<B>) {
-        let request_id = answer.headers().get("rcrequestid").and_then(|id| id.to_str().ok());
+        let request_id = request_id(answer);
         tracing::info!(
             target: REQUEST_TARGET,
             identity = self.identity,
@@ -204,6 +246,11 @@ impl Line {
             error = self.error,
         );
     }
+}
+
+/// What RingCentral calls the request.
+fn request_id<B>(answer: &Response<B>) -> Option<&str> {
+    answer.headers().get("rcrequestid").and_then(|id| id.to_str().ok())
 }
 
 /// Milliseconds to the microsecond.

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
 use crate::clock::Clock;
 use crate::metrics::traffic::Tally;
-use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy};
+use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
 use crate::token::identities::Identities;
@@ -70,8 +70,7 @@ pub(super) struct Blueprint {
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
     pub(super) drain_timeout: Duration,
-    pub(super) log_requests: bool,
-    pub(super) tally: Arc<Tally>,
+    pub(super) audience: Audience,
     pub(super) clock: Clock,
 }
 
@@ -115,6 +114,7 @@ impl Worker {
 
     fn new(blueprint: Blueprint, phase: watch::Receiver<Phase>) -> Self {
         let timers = Timers::new(blueprint.clock.clone());
+        let tally = Arc::clone(&blueprint.audience.tally);
         let proxy = Proxy::new(
             blueprint.identities,
             &blueprint.upstream,
@@ -124,8 +124,7 @@ impl Worker {
             blueprint.names,
             blueprint.admission,
             &blueprint.links,
-            Arc::clone(&blueprint.tally),
-            blueprint.log_requests,
+            blueprint.audience,
         );
         Self {
             proxy: Rc::new(proxy),
@@ -137,7 +136,7 @@ impl Worker {
             h2c: blueprint.h2c,
             client_idle_timeout: blueprint.client_idle_timeout,
             drain_timeout: blueprint.drain_timeout,
-            tally: blueprint.tally,
+            tally,
             clock: blueprint.clock,
         }
     }

@@ -19,6 +19,7 @@ use super::client::clients;
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
+use super::trace::trace;
 use super::{
     HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
     RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
@@ -68,10 +69,23 @@ pub(super) fn settings(
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
+    let trace = trace(config.trace)?;
     let applications = applications.into_values().collect();
-    let settings =
-        Settings { proxy, upstream, applications, identities, clients, facade, store, admin, log };
-    Ok((settings, warnings))
+    Ok((
+        Settings {
+            proxy,
+            upstream,
+            applications,
+            identities,
+            clients,
+            facade,
+            store,
+            admin,
+            log,
+            trace,
+        },
+        warnings,
+    ))
 }
 
 fn proxy(
