@@ -11,6 +11,7 @@ use ringbearer::sandbox::{Fault, FaultKind, Place};
 
 use crate::exposition::{Exposition, parsed};
 use crate::support::{ECHO, Environment, Wishes, settle};
+use crate::wire::Wire;
 
 /// `[identity.test]` and `[identity.other]`, and an admin listener.
 async fn environment() -> Environment {
@@ -138,26 +139,38 @@ async fn a_request_under_way_is_in_progress_and_a_client_that_leaves_abandons_it
 async fn a_hundred_thousand_paths_have_as_many_series_as_one() {
     let environment = environment().await;
     environment.control().set_rules(|rules| rules.log_capacity = 0);
-    let paths = |from: usize, to: usize| {
-        let calls = (from..to).map(|number| {
-            let target = format!("{ECHO}/{number}?page={number}");
-            let request = environment.client.get(environment.url(&target));
-            let request = request.header("X-Ringbearer-Identity", "test");
-            async move { request.send().await.unwrap().bytes().await.unwrap() }
-        });
-        futures_util::future::join_all(calls)
+    let mut wire = Wire::open(environment.address()).await;
+    // Of a hundred one is RingCentral's to answer; the others name as many identities as paths.
+    let request = |number: usize| {
+        let identity = match number % 100 {
+            0 => "test".to_owned(),
+            _ => format!("stranger-{number}"),
+        };
+        format!(
+            "GET {ECHO}/{number}?page={number} HTTP/1.1\r\nHost: proxy.test\r\n\
+             X-Ringbearer-Identity: {identity}\r\n\r\n"
+        )
     };
-    paths(0, 1).await;
     let series = |page: Exposition| page.samples.into_keys().collect::<BTreeSet<_>>();
-    let before = series(environment.figures().await);
+    let mut before = None;
     for hundred in 0..1000 {
-        paths(hundred * 100, hundred * 100 + 100).await;
+        let requests: String = (hundred * 100..hundred * 100 + 100).map(request).collect();
+        wire.send(requests).await;
+        for _ in 0..100 {
+            wire.answer().await;
+        }
+        if before.is_none() {
+            before = Some(series(environment.figures().await));
+        }
     }
     let after = environment.figures().await;
-    let asked: f64 = after.samples[&requests("test", "read", "2xx")]
-        + after.samples[&requests("test", "read", "4xx")];
-    assert_eq!(asked, 100_001.0);
-    assert_eq!(series(after), before, "to the letter");
+    let asked = ["read", "write"].map(|method| {
+        let of = |identity, status| after.samples[&requests(identity, method, status)];
+        of("test", "2xx") + of("test", "4xx") + of("_none", "4xx") + of("_other", "4xx")
+    });
+    assert_eq!(asked, [100_000.0, 0.0]);
+    assert_eq!(after.samples["ringbearer_refusals_total{code=\"RBR-105\"}"], 99_000.0);
+    assert_eq!(Some(series(after)), before, "to the letter");
     environment.finish().await;
 }
 
