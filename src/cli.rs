@@ -99,6 +99,17 @@ struct CheckFlags {
     /// Sessions are kept in the store, so that `serve` goes on with them.
     #[arg(long)]
     online: bool,
+    /// Say who may send this request and by which rule; exits with 1 if somebody may not
+    ///
+    /// Method and target, as in "GET /restapi/v1.0/account/~/call-log".
+    #[arg(long, value_name = "REQUEST", conflicts_with = "online")]
+    explain: Option<String>,
+    /// Explain it for this client only
+    #[arg(long, value_name = "NAME", requires = "explain")]
+    client: Option<String>,
+    /// List the presets of policies with their rules, and no more
+    #[arg(long, conflicts_with_all = ["online", "explain"])]
+    presets: bool,
 }
 
 /// Where the configuration is, for commands that serve nobody.
@@ -157,10 +168,16 @@ impl Cli {
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
                 serve::run(&settings, &warnings, &source)?;
             }
-            Command::Check(CheckFlags { configuration, online }) => {
+            Command::Check(CheckFlags { presets: true, .. }) => {
+                check::explain::presets(&mut io::stdout().lock()).map_err(Failure::Output)?;
+            }
+            Command::Check(CheckFlags { configuration, online, explain, client, .. }) => {
                 let (source, overrides) = configuration.split();
                 let (settings, warnings) = Settings::load(&source, overrides, environment)?;
                 let mut out = io::stdout().lock();
+                if let Some(request) = explain {
+                    return check::explain::run(&settings, &request, client.as_deref(), &mut out);
+                }
                 check::run(&settings, &warnings, &mut out).map_err(Failure::Output)?;
                 if online {
                     if settings.identities.is_empty() {
@@ -326,6 +343,17 @@ pub enum Failure {
         /// Who there is.
         known: Vec<String>,
     },
+    /// `check --client` names nobody.
+    #[error("client {name:?} is not configured: the names are {}", known.join(", "))]
+    UnknownClient {
+        /// Whom it names.
+        name: String,
+        /// Who there is.
+        known: Vec<String>,
+    },
+    /// `check --explain` was given something else.
+    #[error("--explain needs method and target, as in \"GET /restapi/v1.0/account/~/call-log\"")]
+    NoRequest,
     /// The command of `run` cannot be started.
     #[error("{command:?} cannot be run: check its name and PATH")]
     Command {
@@ -346,7 +374,11 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Key { .. } | Self::UnknownIdentity { .. } => REFUSED,
+            Self::Settings(_)
+            | Self::Key { .. }
+            | Self::UnknownIdentity { .. }
+            | Self::UnknownClient { .. }
+            | Self::NoRequest => REFUSED,
             Self::Command { source, .. } => run::code_of(source),
             _ => FAILED,
         }

@@ -30,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) application: BTreeMap<String, ApplicationConfig>,
     pub(crate) identity: BTreeMap<String, IdentityConfig>,
     pub(crate) client: BTreeMap<String, ClientConfig>,
+    pub(crate) policy: PolicyConfig,
     pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
     pub(crate) admin: AdminConfig,
@@ -153,6 +154,24 @@ pub(crate) struct ClientConfig {
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
     pub(crate) rewrite_links: Option<bool>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) preset: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) allow: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) deny: Option<Vec<String>>,
+}
+
+/// `[policy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PolicyConfig {
+    #[serde(deserialize_with = "texts")]
+    pub(crate) preset: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) allow: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) deny: Option<Vec<String>>,
 }
 
 /// `[facade]`

@@ -11,6 +11,7 @@
 //! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
+//! → policy: whether that caller may ask for this
 //! → token: one atomic load; only where there is none, wait for the keeper
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
 //! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
@@ -39,6 +40,8 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
+//! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
+//! | [`policy`] | PURE: rules about operations, and whether a request is within them |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -59,7 +62,7 @@
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
 //! | [`proxy`] | the main path, and its answers where RingCentral gives none ([`proxy::error`]) |
-//! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below |
+//! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below, and [`policy`] |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
 //! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
@@ -89,6 +92,8 @@ pub mod key;
 pub mod login;
 pub mod metrics;
 pub mod oauth;
+pub mod operations;
+pub mod policy;
 pub mod proxy;
 pub mod sandbox;
 pub mod secret;

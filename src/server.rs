@@ -180,6 +180,7 @@ fn admission(settings: &Settings) -> Admission {
         facade: Facade::new(settings.facade.clone()),
         hosts: Hostnames::new(settings),
         cors: Cors::new(&settings.proxy),
+        policy: settings.policy.clone(),
     }
 }
 

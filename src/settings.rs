@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
+use crate::policy::Policy;
 use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
@@ -28,6 +29,7 @@ mod host;
 mod identity;
 mod load;
 mod origin;
+mod policy;
 mod redis;
 mod resolve;
 #[cfg(test)]
@@ -48,6 +50,8 @@ pub struct Settings {
     pub identities: Vec<Arc<IdentitySettings>>,
     /// Who may call. Empty where whoever reaches a listener may.
     pub clients: Vec<ClientSettings>,
+    /// What everybody may ask for, clients included; `None` for anything.
+    pub policy: Option<Arc<Policy>>,
     /// How the proxy answers the OAuth endpoints.
     pub facade: FacadeSettings,
     /// Where token sets are kept.
@@ -210,6 +214,8 @@ pub struct ClientSettings {
     pub client_id: Option<String>,
     /// Whether links in its answers are led back to the proxy.
     pub rewrite_links: bool,
+    /// What it may ask for; `None` for anything.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// `[facade]`: the OAuth endpoints, answered by the proxy itself.

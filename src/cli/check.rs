@@ -4,12 +4,14 @@ use std::io::{self, Write};
 
 use humantime::format_duration;
 
+use crate::policy::Policy;
 use crate::settings::{
     AdminSettings, ApplicationSettings, ClientSettings, Credential, FacadeSettings, HostNames,
     IdentitySettings, LogFormat, LogSettings, ProxySettings, Settings, StoreSettings,
     UpstreamSettings, Warning,
 };
 
+pub(super) mod explain;
 pub(super) mod online;
 
 /// Prints the summary and the warnings to `out`. A reader that has enough (`| head`) is no failure.
@@ -38,6 +40,12 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
         let ClientSettings { name, identities, .. } = client;
         let links = if client.rewrite_links { "" } else { ", links are left alone" };
         writeln!(out, "client       {name}: may call as {identities}{links}")?;
+        if let Some(policy) = &client.policy {
+            writeln!(out, "             its requests are judged: {}", rules(policy))?;
+        }
+    }
+    if let Some(policy) = &settings.policy {
+        writeln!(out, "policy       everybody's requests are judged: {}", rules(policy))?;
     }
     facade(&settings.facade, out)?;
     let files = matches!(settings.store, StoreSettings::File { .. });
@@ -50,6 +58,16 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
         writeln!(out, "warning      {warning}")?;
     }
     writeln!(out, "The configuration is good.")
+}
+
+fn rules(policy: &Policy) -> String {
+    let (allowing, denying) = policy.counts();
+    let rules = |count| format!("{count} rule{}", if count == 1 { "" } else { "s" });
+    match (allowing, denying) {
+        (0, denying) => format!("{} to deny", rules(denying)),
+        (allowing, 0) => format!("{} to allow", rules(allowing)),
+        (allowing, denying) => format!("{} to allow, {} to deny", rules(allowing), rules(denying)),
+    }
 }
 
 fn proxy(proxy: &ProxySettings, out: &mut impl Write) -> io::Result<()> {
@@ -166,7 +184,8 @@ mod tests {
              [application.crm]\nclient_id = 'id'\nclient_secret = 'canary'\n\
              [identity.bot]\nclient_credentials = true\n[identity.sales]\njwt = 'canary'\nhosts = 'Sales.test'\n\
              listen = '127.0.0.1:8081'\n[client.bill]\nidentities = ['sales', 'bot']\n\
-             key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nrewrite_links = false\n\
+             key_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nrewrite_links = false\npreset = 'read-only'\ndeny = 'Heavy'\n\
+             [policy]\ndeny = ['DELETE *', 'DELETE /restapi/v1.0/acount/**']\n\
              [identity.support]\njwt = 'canary'\nrefresh_token = 'canary'\n\
              [store]\ndirectory = '/var/lib/ringbearer'\n[admin]\nlisten = '127.0.0.1:9090'";
         let source = ConfigSource::Text(toml.to_owned());
@@ -195,12 +214,16 @@ identity     sales: logs in to crm with a JWT
              requests for the host sales.test are its
 identity     support: logs in to crm with a refresh token, good once, then with a JWT when that session is lost
 client       bill: may call as sales, bot, links are left alone
+             its requests are judged: 9 rules to allow, 1 rule to deny
+policy       everybody's requests are judged: 2 rules to deny
 logins       are answered here: tokens live 1day, refresh tokens 7days
              sealed with a key kept in the store
 store        files in /var/lib/ringbearer
 admin        http://127.0.0.1:9090, no changes: there is no admin.key_sha256
 log          text, filter \"info\", a line for each request
 warning      0.0.0.0:80 speaks plain HTTP to other machines, so that client keys and answers cross the network in clear text: add [proxy.tls]
+warning      policy: \"DELETE /restapi/v1.0/acount/**\" of deny is no operation that is known here: is the path misspelt?
+warning      policy: \"DELETE /restapi/v1.0/acount/**\" of deny says nothing that \"DELETE *\" of deny does not say as well
 The configuration is good.
 "
         );

@@ -119,6 +119,7 @@ fn let_in(settings: &mut Settings) -> Option<Secret> {
         identities: Bound::Any,
         client_id: None,
         rewrite_links: true,
+        policy: None,
     });
     Some(key)
 }

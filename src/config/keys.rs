@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     AdminConfig, ApplicationConfig, ClientConfig, Config, FacadeConfig, HostConfig, IdentityConfig,
-    LogConfig, ProxyConfig, StoreConfig, TlsConfig, TraceConfig, UpstreamConfig,
+    LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig, TraceConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -28,6 +28,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["application", NAME], fields::<ApplicationConfig>()),
         (&["identity", NAME], fields::<IdentityConfig>()),
         (&["client", NAME], fields::<ClientConfig>()),
+        (&["policy"], fields::<PolicyConfig>()),
         (&["facade"], fields::<FacadeConfig>()),
         (&["store"], fields::<StoreConfig>()),
         (&["admin"], fields::<AdminConfig>()),

@@ -1,7 +1,9 @@
 //! Whether a request may pass, who answers it, and whose token it carries.
 //!
-//! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`. Only [`Proxy::known`]
+//! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`, `policy`. Only [`Proxy::known`]
 //! waits, for the store, where a name is not known to this process yet.
+
+use std::sync::Arc;
 
 use http::request::Parts;
 
@@ -16,6 +18,8 @@ use super::record::Record;
 use super::routes::Site;
 use super::selection::{Asked, Chosen, Denied, Hint, Selection};
 use super::{Proxy, access};
+use crate::policy::Policy;
+use crate::settings::ClientSettings;
 use crate::token::identities::IdentityId;
 
 /// Who gets in.
@@ -29,6 +33,8 @@ pub struct Admission {
     pub hosts: Hostnames,
     /// From which web pages.
     pub cors: Cors,
+    /// What everybody may ask for.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// Where a request came in.
@@ -106,11 +112,29 @@ impl Proxy {
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
         let chosen = selection.choose_for(caller, asked, hint).map_err(ProxyError::Denied)?;
+        self.check_policies(caller, head)?;
         let whose = match self.whose(chosen)? {
             Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
             whose => whose,
         };
         Ok((whose, caller.is_none_or(|client| client.rewrite_links)))
+    }
+
+    /// Whether everybody, and this caller, may ask for what the request asks for. Its target is the one
+    /// that is sent: every prefix has been taken off.
+    fn check_policies(
+        &self,
+        caller: Option<&ClientSettings>,
+        head: &Parts,
+    ) -> Result<(), ProxyError> {
+        let everybodys = self.admission.policy.as_deref().map(|policy| (None, policy));
+        let its = caller.and_then(|client| Some((Some(&*client.name), client.policy.as_deref()?)));
+        for (client, policy) in everybodys.into_iter().chain(its) {
+            policy.judge(&head.method, &head.uri, &head.headers).map_err(|refusal| {
+                ProxyError::Policy { client: client.map(str::to_owned), refusal: Box::new(refusal) }
+            })?;
+        }
+        Ok(())
     }
 
     pub(super) fn whose(&self, chosen: Chosen<'_>) -> Result<Whose, ProxyError> {

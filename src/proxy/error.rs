@@ -15,6 +15,7 @@ use http::{Response, StatusCode};
 use super::access::Refusal;
 use super::facade::Fault;
 use super::selection::Denied;
+use crate::policy::Refusal as OutOfPolicy;
 use crate::telemetry::chain;
 use crate::token::keeper::Unavailable;
 use crate::upstream::{ConnectError, SendError};
@@ -34,6 +35,14 @@ pub enum ProxyError {
     /// The caller is not known, or may not call as whom it names.
     #[error("{0}")]
     Denied(Denied),
+    /// The caller may not ask for this.
+    #[error("{} may not send this request: {refusal}", whose_policy(client.as_deref()))]
+    Policy {
+        /// Whose rules say so; everybody's where it is none.
+        client: Option<String>,
+        /// Why.
+        refusal: Box<OutOfPolicy>,
+    },
     /// A login is refused.
     #[error("{0}")]
     Login(Fault),
@@ -89,6 +98,22 @@ fn refusal_message(refusal: Refusal) -> &'static str {
     }
 }
 
+fn whose_policy(client: Option<&str>) -> String {
+    client.map_or_else(
+        || "whoever calls this proxy".to_owned(),
+        |client| format!("client \"{client}\""),
+    )
+}
+
+/// Status and code of what a policy refuses.
+fn out_of_policy(refusal: &OutOfPolicy) -> (StatusCode, &'static str) {
+    match refusal {
+        OutOfPolicy::Denied(_) | OutOfPolicy::NotAllowed => (StatusCode::FORBIDDEN, "RBR-150"),
+        OutOfPolicy::Tunnel(_) | OutOfPolicy::Verb => (StatusCode::FORBIDDEN, "RBR-151"),
+        OutOfPolicy::Path(_) => (StatusCode::BAD_REQUEST, "RBR-152"),
+    }
+}
+
 impl ProxyError {
     /// Status and code: whose fault it was.
     pub fn status_and_code(&self) -> (StatusCode, &'static str) {
@@ -111,6 +136,7 @@ impl ProxyError {
             Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
             Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
             Self::Login(fault) => fault.status_and_code(),
+            Self::Policy { refusal, .. } => out_of_policy(refusal),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
             }
@@ -236,6 +262,7 @@ impl ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Named, Oddity, Source};
     use crate::proxy::access::Endpoint;
 
     #[test]
@@ -247,6 +274,24 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["errorCode"], "RBR-104");
         assert_eq!(body["message"], body["errors"][0]["message"]);
+    }
+
+    #[test]
+    fn who_may_not_ask_for_something_is_told_by_whose_rule() {
+        let denied = |client: Option<&str>| {
+            let rule = Named { text: "createSMSMessage".into(), origin: Source::Deny };
+            let refusal = Box::new(OutOfPolicy::Denied(rule));
+            ProxyError::Policy { client: client.map(Into::into), refusal }
+        };
+        assert_eq!(
+            denied(Some("billing")).to_string(),
+            "client \"billing\" may not send this request: it is refused by \"createSMSMessage\" of deny"
+        );
+        assert_eq!(
+            denied(None).to_string(),
+            "whoever calls this proxy may not send this request: it is refused by \"createSMSMessage\" of deny"
+        );
+        assert_eq!(denied(None).into_response().status(), 403);
     }
 
     #[test]
@@ -301,6 +346,7 @@ mod tests {
     fn every_code_is_given_once() {
         let limit = Duration::from_secs(1);
         let origin = String::new();
+        let policy = |refusal| ProxyError::Policy { client: None, refusal: Box::new(refusal) };
         let errors = [
             ProxyError::Refused(Refusal::Host),
             ProxyError::Refused(Refusal::Target),
@@ -311,6 +357,9 @@ mod tests {
             ProxyError::Refused(Refusal::StrangeHost),
             ProxyError::Refused(Refusal::CrossSite),
             ProxyError::Refused(Refusal::TokenManagement(Endpoint::Token)),
+            policy(OutOfPolicy::NotAllowed),
+            policy(OutOfPolicy::Verb),
+            policy(OutOfPolicy::Path(Oddity::Dots)),
             ProxyError::Login(Fault::Client),
             ProxyError::Login(Fault::Grant("")),
             ProxyError::Login(Fault::GrantType),

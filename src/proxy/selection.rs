@@ -282,7 +282,9 @@ mod tests {
 
     fn client(name: &str, keys: &[&str], identities: Bound) -> ClientSettings {
         let keys = keys.iter().map(|key| KeyDigest::of(key.as_bytes())).collect();
-        ClientSettings { name: name.into(), keys, identities, client_id: None, rewrite_links: true }
+        let name = name.into();
+        let (client_id, policy) = (None, None);
+        ClientSettings { name, keys, identities, client_id, rewrite_links: true, policy }
     }
 
     fn selection() -> Selection {

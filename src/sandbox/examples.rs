@@ -51,7 +51,7 @@ struct Line {
 /// The catalogue of the embedded tables.
 pub(super) fn catalog() -> &'static Catalog {
     static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
-        Catalog::read(include_str!("data/operations.tsv"), include_str!("data/examples.jsonl"))
+        Catalog::read(crate::operations::TABLE, include_str!("data/examples.jsonl"))
     });
     &CATALOG
 }

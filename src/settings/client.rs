@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::identity::check_name;
+use super::policy::policy;
 use super::resolve::non_empty;
 use super::{Bound, ClientSettings, IdentitySettings, SettingsError, Warning};
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, PolicyConfig};
 use crate::key::KeyDigest;
 
 /// Every `[client.NAME]`, by name. `known` are the configured identities.
@@ -16,7 +17,7 @@ pub(super) fn clients(
 ) -> Result<Vec<ClientSettings>, SettingsError> {
     let mut clients: Vec<ClientSettings> = Vec::new();
     for (name, config) in written {
-        let client = client(&name, config)
+        let client = client(&name, config, warnings)
             .and_then(|client| refuse_same_key(client, &clients))
             .map_err(|error| error.within("client", &name))?;
         warnings.extend(strangers(&client, known));
@@ -25,7 +26,11 @@ pub(super) fn clients(
     Ok(clients)
 }
 
-fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsError> {
+fn client(
+    name: &str,
+    config: ClientConfig,
+    warnings: &mut Vec<Warning>,
+) -> Result<ClientSettings, SettingsError> {
     check_name(name)?;
     let digests = config.key_sha256.unwrap_or_default();
     let keys: Vec<_> = digests
@@ -38,12 +43,15 @@ fn client(name: &str, config: ClientConfig) -> Result<ClientSettings, SettingsEr
             cure: "it is the digest of the key that the client shows; `ringbearer keygen` makes both",
         });
     }
+    let ClientConfig { preset, allow, deny, .. } = config;
+    let written = PolicyConfig { preset, allow, deny };
     Ok(ClientSettings {
         name: name.to_owned(),
         keys,
         identities: bound(config.identities)?,
         client_id: non_empty("client_id", config.client_id)?,
         rewrite_links: config.rewrite_links.unwrap_or(true),
+        policy: policy(written, &format!("client {name:?}"), warnings)?,
     })
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::policy::{PolicyError, Remark};
 use crate::secret::{NoKey, SecretError};
 use crate::store::seal::SealError;
 
@@ -122,6 +123,8 @@ pub enum SettingsError {
     SameKey { other: String },
     #[error("identities has {name:?}, which can be no identity's name")]
     BoundName { name: String },
+    #[error("policy: {0}")]
+    Policy(PolicyError),
 
     #[error(
         "store.directory has no default because neither XDG_STATE_HOME nor HOME is set: set it"
@@ -261,4 +264,6 @@ pub enum Warning {
     NoIdentity,
     #[error("no identity uses application {name:?}")]
     UnusedApplication { name: String },
+    #[error("{whom}: {remark}")]
+    Policy { whom: String, remark: Remark },
 }

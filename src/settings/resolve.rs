@@ -19,6 +19,7 @@ use super::client::clients;
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
+use super::policy::policy;
 use super::trace::trace;
 use super::{
     HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
@@ -54,6 +55,7 @@ pub(super) fn settings(
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let clients = clients(config.client, &known, &mut warnings)?;
+    let policy = policy(config.policy, "policy", &mut warnings)?;
     let facade = facade(config.facade, &mut sources)?;
     if identities.is_empty() {
         warnings.push(Warning::NoIdentity);
@@ -71,21 +73,20 @@ pub(super) fn settings(
     let log = log(config.log)?;
     let trace = trace(config.trace)?;
     let applications = applications.into_values().collect();
-    Ok((
-        Settings {
-            proxy,
-            upstream,
-            applications,
-            identities,
-            clients,
-            facade,
-            store,
-            admin,
-            log,
-            trace,
-        },
-        warnings,
-    ))
+    let settings = Settings {
+        proxy,
+        upstream,
+        applications,
+        identities,
+        clients,
+        policy,
+        facade,
+        store,
+        admin,
+        log,
+        trace,
+    };
+    Ok((settings, warnings))
 }
 
 fn proxy(

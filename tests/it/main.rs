@@ -35,6 +35,7 @@ mod metrics;
 mod outages;
 mod pages;
 mod paths;
+mod policy;
 mod process;
 mod processes;
 mod program;

@@ -70,14 +70,24 @@ fn blocks(language: &str) -> Vec<String> {
     parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
 }
 
+/// What a shell takes for the words of a line: what stands in quotation marks is one.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('"').enumerate().flat_map(|(number, part)| {
+        let is_quoted = number % 2 == 1;
+        let words: Vec<_> = if is_quoted { vec![part] } else { part.split_whitespace().collect() };
+        words.into_iter().map(str::to_owned)
+    });
+    parts.collect()
+}
+
 /// The lines that run this program, in words: without comments and without assignments before it.
 fn commands(block: &str) -> Vec<Vec<String>> {
     let joined = block.replace("\\\n", " ");
     let line = |line: &str| {
         let line = line.split(" #").next().unwrap();
         let line = line.replace("cargo run --release --", "ringbearer");
-        let words = line.split_whitespace().skip_while(|word| word.contains('='));
-        let words: Vec<_> = words.map(str::to_owned).collect();
+        let words = words(&line).into_iter().skip_while(|word| word.contains('='));
+        let words: Vec<_> = words.collect();
         (words.first().is_some_and(|first| first == "ringbearer")).then_some(words)
     };
     joined.lines().filter_map(line).collect()

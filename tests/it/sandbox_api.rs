@@ -64,7 +64,7 @@ async fn every_operation_answers_something_with_a_request_id() {
     let stage = Stage::unlimited().await;
     let token = text(&stage.login(1).await, "access_token");
     let mut asked = 0;
-    for line in include_str!("../../src/sandbox/data/operations.tsv").lines().skip(1) {
+    for line in include_str!("../../src/operations/operations.tsv").lines().skip(1) {
         let mut columns = line.split('\t');
         let (method, path) = (columns.next().unwrap(), columns.next().unwrap());
         if path.starts_with("/restapi/oauth/") {

@@ -54,6 +54,22 @@ const APPENDED: &[(&str, &str)] = &[
         "configuration: line 7: unknown key `clients`: did you mean `client`?",
     ),
     (
+        "[policy]\ndeny = 'sendSMS'",
+        "policy: deny has \"sendSMS\", which is neither an operation nor a rate-limit group: did you mean \"createSMSMessage\" (Send SMS)?",
+    ),
+    (
+        "[policy]\nallows = 'x'",
+        "configuration: line 8: unknown key `policy.allows`: did you mean `allow`?",
+    ),
+    (
+        "[client.app]\nidentities = 'sales'\npreset = 'no-sm'\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'",
+        "client \"app\": policy: preset \"no-sm\" is none: did you mean \"no-sms\"?",
+    ),
+    (
+        "[client.app]\nidentities = 'sales'\nallow = []\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'",
+        "client \"app\": policy: allow is empty, so that nothing would be allowed: name rules or remove it",
+    ),
+    (
         "[client.app]\nidentities = 'sales'",
         "client \"app\": key_sha256 is missing: it is the digest of the key that the client shows; `ringbearer keygen` makes both",
     ),
