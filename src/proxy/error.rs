@@ -160,6 +160,9 @@ impl ProxyError {
             Self::IdentityNotRead(_) => {
                 "the store cannot say whether there is an identity that a request named".to_owned()
             }
+            Self::Denied(Denied::NotBound { who, .. }) => {
+                format!("{who} may not call as the identity that it named")
+            }
             _ => self.to_string(),
         }
     }
