@@ -14,11 +14,13 @@ mod health;
 mod observer;
 mod page;
 mod readiness;
+pub mod reload;
 mod state;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +29,21 @@ use futures_util::future::select_all;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
-use crate::metrics::traffic::Traffic;
-use crate::proxy::body::ReplayMemory;
+use crate::metrics::Reloads;
+use crate::server::{Counters, Passed};
 use crate::settings::AdminSettings;
+use crate::socket_file::{SharedSocket, SocketError};
 use crate::token::identities::Identities;
 use access::Gate;
 use desk::Desk;
+use reload::Superior;
 
 /// How long a request head may take, and how long a connection may idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +56,8 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// No head comes near it.
 const BUFFER: usize = 16 * 1024;
+
+const THIS_MACHINE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +74,33 @@ pub enum AdminStartError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket.
+    #[error("admin.listen: {0}")]
+    Socket(#[from] SocketError),
+}
+
+/// What is counted elsewhere and shown here.
+#[derive(Clone, Debug)]
+pub struct Instruments {
+    /// What the worker threads count.
+    pub counters: Counters,
+    /// How often certificates were read anew, if there are any.
+    pub certificates: Option<Arc<Reloads>>,
+    /// How often the configuration was read anew in this process.
+    pub configuration: Arc<Reloads>,
+}
+
+impl Instruments {
+    /// Of the first proxy in this process.
+    pub fn new(counters: Counters, certificates: Option<Arc<Reloads>>) -> Self {
+        Self { counters, certificates, configuration: Arc::default() }
+    }
+
+    /// Of a successor.
+    #[must_use]
+    pub fn succeed(&self, counters: Counters, certificates: Option<Arc<Reloads>>) -> Self {
+        Self { counters, certificates, configuration: Arc::clone(&self.configuration) }
+    }
 }
 
 /// How far the end has come.
@@ -77,47 +111,64 @@ enum Phase {
     Ended,
 }
 
-/// What it tells of the worker threads.
-#[derive(Clone, Debug)]
-pub struct Watched {
-    /// What they count.
-    pub traffic: Arc<Traffic>,
-    /// The memory of requests that are kept for a replay.
-    pub replay_memory: ReplayMemory,
-}
-
 /// A running admin listener.
 #[derive(Debug)]
 pub struct Admin {
     addresses: Vec<SocketAddr>,
+    /// As they were asked for, each with the socket, for a successor.
+    sockets: Vec<(SocketAddr, TcpListener)>,
+    files: Vec<SharedSocket>,
     phase: watch::Sender<Phase>,
     serving: JoinHandle<()>,
 }
 
 impl Admin {
-    /// Binds every address and serves. Wants to be called on a tokio runtime, which has to keep
-    /// running.
+    /// Binds every address, or takes it over from `predecessor`, and serves. Orders to reload go to
+    /// `superior`. Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(
         settings: &AdminSettings,
         identities: &Arc<Identities>,
-        watched: Watched,
+        instruments: Instruments,
         clock: &Clock,
+        superior: Superior,
+        passed: &mut Passed,
+        predecessor: Option<&Self>,
     ) -> Result<Self, AdminStartError> {
-        let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
+        let inherited = predecessor.map_or(&[][..], |admin| &admin.sockets);
+        let (mut addresses, mut sockets, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for &address in &settings.listen {
-            let listener = bind(address).map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
-                _ => AdminStartError::Bind { address, source },
-            })?;
+            let inherited = inherited.iter().find(|(wanted, _)| *wanted == address);
+            let (socket, listener) = bind(address, inherited.map(|(_, socket)| socket), passed)
+                .map_err(|source| match source.kind() {
+                    io::ErrorKind::AddrInUse => AdminStartError::InUse(address),
+                    _ => AdminStartError::Bind { address, source },
+                })?;
             addresses.push(listener.local_addr().unwrap_or(address));
-            listeners.push(listener);
+            sockets.push((address, socket));
+            listeners.push(Door::Tcp(listener));
+        }
+        let mut files = Vec::new();
+        for socket in &settings.sockets {
+            let known = predecessor.map_or(&[][..], |admin| &admin.files);
+            let file = SharedSocket::bind(socket, known)?;
+            let listener = tokio::net::UnixListener::from_std(file.listener()?);
+            let path = || socket.path.clone();
+            let failed = |source| SocketError::Bind { path: path(), source };
+            listeners.push(Door::Unix(listener.map_err(failed)?));
+            files.push(file);
         }
         let phase = watch::Sender::new(Phase::Serving);
         let gate = Gate::new(settings);
         let identities = Arc::clone(identities);
-        let desk = Desk::new(identities, watched, gate, clock.clone(), phase.subscribe());
+        let desk =
+            Desk::new(identities, instruments, gate, clock.clone(), phase.subscribe(), superior);
         let serving = tokio::spawn(serve(Arc::new(desk), listeners, phase.subscribe()));
-        Ok(Self { addresses, phase, serving })
+        Ok(Self { addresses, sockets, files, phase, serving })
+    }
+
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(SharedSocket::path)
     }
 
     /// Where it listens.
@@ -140,17 +191,23 @@ impl Admin {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+/// The socket, and the same once more to accept from.
+fn bind(
+    address: SocketAddr,
+    inherited: Option<&TcpListener>,
+    passed: &mut Passed,
+) -> io::Result<(TcpListener, tokio::net::TcpListener)> {
+    let socket = match (inherited, passed.take(address)?) {
+        (Some(socket), _) => socket.try_clone()?,
+        (None, Some(socket)) => socket,
+        (None, None) => TcpListener::bind(address)?,
+    };
+    socket.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
+    Ok((socket, listener))
 }
 
-async fn serve(
-    desk: Arc<Desk>,
-    listeners: Vec<tokio::net::TcpListener>,
-    phase: watch::Receiver<Phase>,
-) {
+async fn serve(desk: Arc<Desk>, listeners: Vec<Door>, phase: watch::Receiver<Phase>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut watching = pin!(desk.watch());
@@ -166,10 +223,10 @@ async fn serve(
             () = &mut ended => break,
             Some(ended) = connections.join_next() => ended.expect("an answer does not panic"),
             (accepted, place) = accepted => match accepted {
-                Ok((stream, _)) => {
+                Ok(arrival) => {
                     let (desk, phase) = (Arc::clone(&desk), phase.clone());
                     connections.spawn(async move {
-                        converse(desk, stream, phase).await;
+                        greet(desk, arrival, phase).await;
                         drop(place);
                     });
                 }
@@ -198,8 +255,43 @@ async fn ended(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
 }
 
-async fn converse(desk: Arc<Desk>, stream: TcpStream, phase: watch::Receiver<Phase>) {
-    let Ok(local) = stream.local_addr() else { return };
+/// Where somebody comes in.
+enum Door {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+enum Arrival {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Arrival> {
+        Ok(match self {
+            Self::Tcp(listener) => Arrival::Tcp(listener.accept().await?.0),
+            Self::Unix(listener) => Arrival::Unix(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn greet(desk: Arc<Desk>, arrival: Arrival, phase: watch::Receiver<Phase>) {
+    match arrival {
+        Arrival::Tcp(stream) => {
+            let Ok(local) = stream.local_addr() else { return };
+            converse(desk, stream, local, phase).await;
+        }
+        // It has no address, so it goes by that of this machine.
+        Arrival::Unix(stream) => converse(desk, stream, THIS_MACHINE, phase).await,
+    }
+}
+
+async fn converse(
+    desk: Arc<Desk>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    local: SocketAddr,
+    phase: watch::Receiver<Phase>,
+) {
     let service = service_fn(|request| {
         let desk = Arc::clone(&desk);
         async move { Ok::<_, Infallible>(desk.answer(request, local).await) }

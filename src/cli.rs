@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,22 +18,28 @@ use crate::oauth::TokenError;
 use crate::sandbox::SandboxError;
 use crate::secret::{Environment, Secret, SecretSource, Sources};
 use crate::service::StartError;
-use crate::settings::{ConfigSource, Overrides, Settings, SettingsError, Warning};
+use crate::settings::{ConfigSource, NoPlace, Overrides, Place, Settings, SettingsError, Warning};
 use crate::store::archive::ArchiveError;
 use crate::store::seal::SealError;
 use crate::telemetry;
+use reload::ReloadError;
 
 mod check;
 mod demo;
+mod doctor;
 mod keygen;
 mod login;
 mod logout;
+mod manual;
+mod reign;
+mod reload;
 mod run;
 mod sandbox;
 mod serve;
 mod status;
 mod token;
 mod transfer;
+mod watch;
 
 /// What was written on the command line.
 #[derive(Debug, Parser)]
@@ -72,6 +77,11 @@ enum Command {
     /// Reads the configuration and every secret that it names, checks the whole, and prints what
     /// `serve` would do, without the secrets. Exits with 2 if `serve` would refuse it.
     Check(CheckFlags),
+    /// Look for what may go wrong: clock, network, certificates, store, secrets, limits, ports
+    ///
+    /// Every finding has its cure. No token is requested, and nothing is changed. Exits with 0 if all
+    /// is well, 1 for warnings, 2 for a failure.
+    Doctor(doctor::DoctorFlags),
     /// Run a command with a proxy of its own
     ///
     /// The command finds the proxy in `RC_SERVER_URL` and `RINGCENTRAL_SERVER_URL`, and stand-ins
@@ -82,10 +92,21 @@ enum Command {
     /// Reads the store, so no proxy has to run; what one knows that answers at `admin.listen` is
     /// merged in. Exits with 1 if an identity needs somebody.
     Status(status::StatusFlags),
+    /// Have a running proxy read its configuration again, and say what came of it
+    ///
+    /// Asks at `admin.listen`. Everything is validated before anything changes; if it is refused, the
+    /// proxy goes on as it was and this exits with 1. SIGHUP does the same without an answer.
+    Reload(reload::ReloadFlags),
     /// Print an identity's access token, for scripts; it is good for a minute at least
     Token(token::TokenFlags),
     /// Print a new random key and its digest for `key_sha256`
     Keygen,
+    /// Print the completions of a shell
+    ///
+    /// For bash: `ringbearer completions bash > ~/.local/share/bash-completion/completions/ringbearer`
+    Completions(manual::CompletionsFlags),
+    /// Print the manual page
+    Man(manual::ManFlags),
     /// Run the stand-in for RingCentral alone, to test apps against
     Sandbox(sandbox::SandboxArgs),
 }
@@ -142,9 +163,10 @@ struct ConfigurationFlags {
     /// `RC_APP_CLIENT_SECRET`, `RC_USER_JWT` and, if not production, `RC_SERVER_URL`.
     #[arg(long, value_name = "FILE", env = "RINGBEARER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
-    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080; may be repeated
-    #[arg(long, value_name = "ADDR")]
-    listen: Vec<SocketAddr>,
+    /// Listen here instead of `proxy.listen`, as in 127.0.0.1:8080 or `unix:/run/ringbearer.sock`;
+    /// may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = place)]
+    listen: Vec<Place>,
     /// Let other machines in: anyone who reaches the port acts as the identity
     #[arg(long)]
     allow_remote_clients: bool,
@@ -165,8 +187,8 @@ impl Cli {
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(flags) => {
                 let (source, overrides) = flags.split();
-                let (settings, warnings) = Settings::load(&source, overrides, environment)?;
-                serve::run(&settings, &warnings, &source)?;
+                let (settings, warnings) = Settings::load(&source, overrides.clone(), environment)?;
+                serve::run(&settings, &warnings, &source, overrides, environment)?;
             }
             Command::Check(CheckFlags { presets: true, .. }) => {
                 check::explain::presets(&mut io::stdout().lock()).map_err(Failure::Output)?;
@@ -191,10 +213,14 @@ impl Cli {
             Command::Export(flags) => transfer::export(flags, environment)?,
             Command::Import(flags) => transfer::import(&flags, environment)?,
             Command::Demo(flags) => demo::run(&flags)?,
+            Command::Doctor(flags) => return doctor::run(flags, environment),
             Command::Run(flags) => return run::run(flags, environment),
             Command::Status(flags) => status::run(flags, environment)?,
+            Command::Reload(flags) => reload::run(flags, environment)?,
             Command::Token(flags) => token::run(flags, environment)?,
             Command::Keygen => keygen::run(&mut io::stdout().lock())?,
+            Command::Completions(flags) => manual::completions(&flags, &mut io::stdout().lock())?,
+            Command::Man(flags) => manual::man(&flags, &mut io::stdout().lock())?,
             Command::Sandbox(args) => {
                 let until_asked = async { drop(serve::asked_to_end().await) };
                 serve::runtime()?.block_on(sandbox::run(args, until_asked))?;
@@ -215,6 +241,16 @@ impl ConfigurationFlags {
             log_filter: self.log,
         };
         (source, overrides)
+    }
+}
+
+/// Where to listen; a path starts here, and not where the configuration is.
+fn place(text: &str) -> Result<Place, String> {
+    match text.parse() {
+        Ok(Place::Unix(path)) => {
+            std::path::absolute(path).map(Place::Unix).map_err(|error| error.to_string())
+        }
+        parsed => parsed.map_err(|error: NoPlace| error.to_string()),
     }
 }
 
@@ -270,6 +306,14 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// `man --all` names no directory, or one that cannot be written.
+    #[error("the manual page {path:?} cannot be written: name a directory that is there")]
+    Manual {
+        /// The page.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// `--key-file` holds something else.
     #[error("--key-file {path:?} holds no key")]
     Key {
@@ -294,6 +338,23 @@ pub enum Failure {
         /// How many there are.
         all: usize,
     },
+    /// `status --ready` has nowhere to ask.
+    #[error(
+        "there is no admin.listen with a port to ask at: set it, as in admin.listen = \"127.0.0.1:9090\""
+    )]
+    NobodyToAsk,
+    /// `status --ready` met no proxy.
+    #[error("no proxy answers at {url} (admin.listen)")]
+    Silent {
+        /// Where it asked.
+        url: String,
+    },
+    /// `status --ready` was told no.
+    #[error("the proxy is not ready: {reasons}")]
+    Unready {
+        /// What it said.
+        reasons: String,
+    },
     /// `token` was asked for a stranger's.
     #[error("there is no identity \"{name}\": `ringbearer status` lists them")]
     Stranger {
@@ -306,6 +367,9 @@ pub enum Failure {
         /// Those of the configuration.
         known: Vec<String>,
     },
+    /// A running proxy has not read its configuration again.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
     /// No token was to be had.
     #[error("identity \"{identity}\" has no token")]
     NoToken {
@@ -446,10 +510,12 @@ Examples:
   ringbearer check --config proxy.toml              what does this file mean, is it good?
   ringbearer check --config proxy.toml --online     … and does RingCentral agree?
   ringbearer --config proxy.toml --log debug        what is going on?
+  ringbearer doctor --config proxy.toml             will this machine and its network do?
   ringbearer run --config proxy.toml -- python app.py
                                                     an app with a proxy of its own
   ringbearer status --config proxy.toml             how is every identity doing?
   ringbearer token sales --config proxy.toml        its access token, for a script
+  ringbearer reload --config proxy.toml             take a changed configuration, lose nothing
   RC_APP_CLIENT_ID=… RC_APP_CLIENT_SECRET=… RC_USER_JWT=… ringbearer
                                                     run without a file
   ringbearer login sales --config proxy.toml        log a person in, in the browser
@@ -463,6 +529,7 @@ Exit codes:
   0  done
   1  failed while running
   2  the command line or the configuration is refused; the message says how to cure it
+  `doctor` has 1 for warnings, 2 for failures
   `run` gives the command's own, 127 if there is no such command, 126 if it cannot be run
 
 Secrets come from files, the environment or systemd credentials, never from the command line.";
@@ -501,6 +568,18 @@ mod tests {
                 (Some("https://x"), Some("debug"))
             );
         }
+    }
+
+    #[test]
+    fn a_socket_on_the_command_line_starts_where_that_is_typed() {
+        let listen = |place: &str| parse(&format!("ringbearer --listen {place}")).serve.listen;
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(listen("unix:a.sock"), [Place::Unix(here.join("a.sock"))]);
+        assert_eq!(listen("unix:/run/a.sock"), [Place::Unix("/run/a.sock".into())]);
+        let refused = Cli::try_parse_from(["ringbearer", "--listen", "localhost:80"]).unwrap_err();
+        let cure = "write an IP address and port such as 127.0.0.1:8080, or a socket such as \
+                    unix:/run/ringbearer.sock";
+        assert!(refused.to_string().contains(cure), "{refused}");
     }
 
     #[test]

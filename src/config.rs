@@ -6,19 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
+use serde::de::value::{I64Deserializer, StrDeserializer};
 use serde::de::{Deserializer, Error as _, SeqAccess, Unexpected, Visitor};
 use toml::de::DeTable;
 
 use crate::secret::SecretSource;
 
 pub(crate) mod keys;
+mod place;
+mod sources;
+
+pub use place::{NoPlace, Place};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -42,8 +47,10 @@ pub(crate) struct Config {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ProxyConfig {
-    #[serde(deserialize_with = "addresses")]
-    pub(crate) listen: Option<Vec<SocketAddr>>,
+    #[serde(deserialize_with = "several")]
+    pub(crate) listen: Option<Vec<Place>>,
+    pub(crate) socket_mode: Option<String>,
+    pub(crate) socket_group: Option<u32>,
     pub(crate) allow_remote_clients: Option<bool>,
     #[serde(deserialize_with = "texts")]
     pub(crate) hosts: Option<Vec<String>>,
@@ -64,9 +71,12 @@ pub(crate) struct ProxyConfig {
     #[serde(deserialize_with = "duration")]
     pub(crate) client_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(crate) request_head_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) reload_on_change: Option<bool>,
 }
 
 /// `[proxy.tls]`
@@ -75,6 +85,9 @@ pub(crate) struct ProxyConfig {
 pub(crate) struct TlsConfig {
     pub(crate) certificate_file: Option<PathBuf>,
     pub(crate) key_file: Option<PathBuf>,
+    pub(crate) client_ca_file: Option<PathBuf>,
+    pub(crate) client_certificates: Option<String>,
+    pub(crate) min_version: Option<String>,
 }
 
 /// `[upstream]`
@@ -84,6 +97,9 @@ pub(crate) struct UpstreamConfig {
     pub(crate) url: Option<String>,
     pub(crate) allow_plain_http: Option<bool>,
     pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) client_certificate_file: Option<PathBuf>,
+    pub(crate) client_key_file: Option<PathBuf>,
+    pub(crate) tls_key_log_file: Option<PathBuf>,
     pub(crate) http_proxy: Option<String>,
     pub(crate) http2: Option<bool>,
     #[serde(deserialize_with = "duration")]
@@ -124,8 +140,8 @@ pub(crate) struct IdentityConfig {
     pub(crate) application: Option<String>,
     #[serde(deserialize_with = "texts")]
     pub(crate) hosts: Option<Vec<String>>,
-    #[serde(deserialize_with = "addresses")]
-    pub(crate) listen: Option<Vec<SocketAddr>>,
+    #[serde(deserialize_with = "several")]
+    pub(crate) listen: Option<Vec<Place>>,
     pub(crate) jwt: Option<SecretSource>,
     pub(crate) refresh_token: Option<SecretSource>,
     pub(crate) authorization_code: Option<SecretSource>,
@@ -150,6 +166,14 @@ pub(crate) struct IdentityConfig {
 pub(crate) struct ClientConfig {
     #[serde(deserialize_with = "texts")]
     pub(crate) key_sha256: Option<Vec<String>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) tls_subject: Option<Vec<String>>,
+    #[serde(deserialize_with = "several")]
+    pub(crate) uid: Option<Vec<u32>>,
+    #[serde(deserialize_with = "several")]
+    pub(crate) gid: Option<Vec<u32>>,
+    #[serde(deserialize_with = "texts")]
+    pub(crate) networks: Option<Vec<String>>,
     #[serde(deserialize_with = "texts")]
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
@@ -206,8 +230,8 @@ pub(crate) struct StoreConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct AdminConfig {
-    #[serde(deserialize_with = "addresses")]
-    pub(crate) listen: Option<Vec<SocketAddr>>,
+    #[serde(deserialize_with = "several")]
+    pub(crate) listen: Option<Vec<Place>>,
     pub(crate) allow_remote: Option<bool>,
     pub(crate) key_sha256: Option<String>,
     #[serde(deserialize_with = "texts")]
@@ -338,12 +362,13 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU32>, D::Er
     from.deserialize_i64(Count).map(Some)
 }
 
-fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
-    from.deserialize_any(Addresses).map(Some)
+fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    several(from)
 }
 
-fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
-    from.deserialize_any(Texts).map(Some)
+/// One of them, or an array.
+fn several<'de, D: Deserializer<'de>, T: OneOf>(from: D) -> Result<Option<Vec<T>>, D::Error> {
+    from.deserialize_any(Several(PhantomData)).map(Some)
 }
 
 /// A string that has to parse.
@@ -379,49 +404,49 @@ impl Visitor<'_> for Count {
     }
 }
 
-struct Texts;
-
-impl<'de> Visitor<'de> for Texts {
-    type Value = Vec<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text in quotes, or an array of such")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(vec![text.to_owned()])
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut texts = Vec::new();
-        while let Some(text) = seq.next_element()? {
-            texts.push(text);
-        }
-        Ok(texts)
-    }
+/// What may stand alone or in an array.
+trait OneOf: for<'de> Deserialize<'de> {
+    const EXPECTED: &'static str;
 }
 
-struct Addresses;
+impl OneOf for String {
+    const EXPECTED: &'static str = "text in quotes, or an array of such";
+}
 
-impl<'de> Visitor<'de> for Addresses {
-    type Value = Vec<SocketAddr>;
+impl OneOf for Place {
+    const EXPECTED: &'static str = place::EXPECTED;
+}
+
+impl OneOf for u32 {
+    const EXPECTED: &'static str = "a number such as `id -u NAME` prints, or an array of such";
+}
+
+struct Several<T>(PhantomData<T>);
+
+impl<'de, T: OneOf> Visitor<'de> for Several<T> {
+    type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an IP address and port such as \"127.0.0.1:8080\", or an array of them")
+        f.write_str(T::EXPECTED)
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        let address =
-            text.parse().map_err(|_| E::invalid_value(Unexpected::Other("text"), &self))?;
-        Ok(vec![address])
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+        let one = T::deserialize(StrDeserializer::<E>::new(text));
+        Ok(vec![one.map_err(|_| E::invalid_value(Unexpected::Other("text"), &self))?])
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut addresses = Vec::new();
-        while let Some(text) = seq.next_element::<String>()? {
-            let address = text.parse();
-            addresses.push(address.map_err(|_| A::Error::invalid_value(Unexpected::Seq, &self))?);
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Vec<T>, E> {
+        let one = T::deserialize(I64Deserializer::<E>::new(number));
+        Ok(vec![one.map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(one) =
+            seq.next_element().map_err(|_| A::Error::invalid_value(Unexpected::Seq, &self))?
+        {
+            all.push(one);
         }
-        Ok(addresses)
+        Ok(all)
     }
 }

@@ -7,7 +7,7 @@
 //! # The life of a request
 //!
 //! ```text
-//! accept (a worker thread) → hostnames, cors: by a known name, from no stranger's page
+//! accept (a worker thread) → server::guard: only what RFC 9112 knows → hostnames, cors: by a known name, from no stranger's page
 //! → access::admit: may this pass → Found::has_looped
 //! → facade: a login is answered here; a token of ours is opened
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
@@ -35,13 +35,14 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `token`, `keygen`, `demo`, `check`, `sandbox`; a file each under `cli/` |
+//! | [`cli`] | the commands: `serve`, `run`, `login`, `logout`, `export`, `import`, `status`, `reload`, `token`, `keygen`, `demo`, `check`, `doctor`, `sandbox`, `man`, `completions`; a file each under `cli/` |
 //! | `config` | exactly the TOML, unknown keys refused |
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
 //! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
+//! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
 //! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count |
 //! | [`timers`] | one worker thread's coarse timeouts |
@@ -65,7 +66,8 @@
 //! | `proxy::admission` | whether a request may pass, and whose token it carries: asks the rooms below, and [`policy`] |
 //! | [`proxy::access`] | PURE: what may pass |
 //! | [`proxy::hostnames`], [`proxy::cors`] | PURE: by which hosts the proxy may be called, and from which web pages |
-//! | [`proxy::selection`] | PURE: who calls, by client key, and as which identity, by listener, path, field or host |
+//! | [`proxy::peers`] | PURE: who calls, by the connection alone: certificate, Unix user, network |
+//! | [`proxy::selection`] | PURE: who calls, by client key or connection, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
@@ -74,9 +76,12 @@
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread |
-//! | [`server`] | sockets in, a runtime per core, graceful end |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
+//! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
+//! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities, the status page: a listener of its own on the control thread |
-//! | [`service`] | a whole proxy from its settings, and the order of its end |
+//! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
+//! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
 //! | `trace` | traces by OTLP, with the feature `otlp` |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
@@ -90,6 +95,7 @@ pub mod clock;
 mod config;
 pub mod key;
 pub mod login;
+pub mod mark;
 pub mod metrics;
 pub mod oauth;
 pub mod operations;
@@ -100,6 +106,7 @@ pub mod secret;
 pub mod server;
 pub mod service;
 pub mod settings;
+mod socket_file;
 pub mod store;
 pub mod telemetry;
 pub mod timers;

@@ -8,7 +8,7 @@ pub mod page;
 pub mod process;
 pub mod traffic;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use page::{Family, Kind, Page};
 
@@ -74,6 +74,38 @@ impl Renewals {
     /// How many there were since the start.
     pub fn get(&self, outcome: Outcome) -> u64 {
         self.0[outcome as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// How often something was read anew, and whether what is in use is what there is to read.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    loaded: AtomicU64,
+    refused: AtomicU64,
+    is_stale: AtomicBool,
+}
+
+impl Reloads {
+    /// It was read, and is in use.
+    pub fn loaded(&self) {
+        self.loaded.fetch_add(1, Ordering::Relaxed);
+        self.is_stale.store(false, Ordering::Relaxed);
+    }
+
+    /// It could not be used, so what was there before still is.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.is_stale.store(true, Ordering::Relaxed);
+    }
+
+    /// How often it was read, and how often in vain.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.loaded.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+
+    /// Whether something older than what there is to read is in use.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
     }
 }
 

@@ -16,7 +16,9 @@ mod heal;
 pub mod hostnames;
 pub mod links;
 mod login;
+pub mod malformed;
 mod outbound;
+pub mod peers;
 mod public;
 mod record;
 pub mod replay;
@@ -58,6 +60,7 @@ use headers::{Found, Injected};
 use links::LinkMap;
 use links::body::Rewritten;
 use login::Call;
+use malformed::Malformed;
 use public::Public;
 use record::Record;
 use routes::{Routes, Site};
@@ -122,8 +125,6 @@ pub struct Links {
     pub are_rewritten: bool,
     /// Where to; else to the host that the client has used.
     pub public_url: Option<Origin>,
-    /// Whether clients speak TLS to the proxy.
-    pub tls: bool,
 }
 
 /// What the proxy calls itself.
@@ -217,7 +218,7 @@ impl Proxy {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
         let hosts = hosts(upstream, tls, &timers, &audience.tally);
-        let public = || Public::new(upstream, links.public_url.as_ref(), links.tls);
+        let public = || Public::new(upstream, links.public_url.as_ref());
         let public = links.are_rewritten.then(public);
         let tunnels = Tunnels::new(Arc::clone(&audience.tally));
         Self {
@@ -289,6 +290,20 @@ impl Proxy {
         }
     }
 
+    /// Answers a request that could not be read. `request` stands in its place.
+    pub fn refuse<B>(&self, request: &mut Request<B>, malformed: Malformed) -> Response<Outbound> {
+        let mut record = Record::begin(request, &self.audience);
+        record.failed(&ProxyError::Malformed(malformed));
+        let answer = self.refused(malformed);
+        record.end(&self.audience, &answer);
+        answer
+    }
+
+    /// The answer to a request that could not be read to its end.
+    pub fn refused(&self, malformed: Malformed) -> Response<Outbound> {
+        ProxyError::Malformed(malformed).into_response().map(Outbound::local)
+    }
+
     /// Drops the upstream connections that have idled too long.
     pub fn sweep(&self) {
         for host in &self.hosts {
@@ -325,11 +340,13 @@ impl Proxy {
             return Ok(Prepared::Keyless(Some(Box::new(Request::from_parts(head, content)))));
         }
         let path = routes::take_identity(&mut head.uri).map_err(ProxyError::UnknownIdentity)?;
-        let links = self.public.as_ref().and_then(|public| public.links(&head, path.as_deref()));
+        let public = self.public.as_ref();
+        let links = public.and_then(|public| public.links(&head, path.as_deref(), entry.tls));
         let unknown_host = |_| ProxyError::Refused(access::Refusal::UnknownHost);
         let site = self.routes.find(&mut head.uri).map_err(unknown_host)?;
         if let Some(endpoint) = self.admit(&head, &found, site, *visitor)? {
-            let call = Call { endpoint, head, content, found, fixed: entry.identity, path };
+            let (fixed, by) = (entry.identity, entry.caller);
+            let call = Call { endpoint, head, content, found, fixed, by, path };
             return Ok(Prepared::Call(Some(Box::new(call))));
         }
         if found.has_looped(&head.headers, &self.names.pseudonym) {

@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::mark::{Mark, Marked};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
@@ -77,13 +78,14 @@ pub fn process_variables() -> impl Iterator<Item = (OsString, OsString)> {
 pub struct Sources<'a> {
     environment: Environment<'a>,
     directory: &'a Path,
+    files: Vec<Marked>,
     world_readable: Vec<PathBuf>,
 }
 
 impl<'a> Sources<'a> {
     /// Relative files are taken from `directory`.
     pub fn new(environment: Environment<'a>, directory: &'a Path) -> Self {
-        Self { environment, directory, world_readable: Vec::new() }
+        Self { environment, directory, files: Vec::new(), world_readable: Vec::new() }
     }
 
     /// Reads one secret; `name` is the key it is configured under, for the error.
@@ -111,6 +113,11 @@ impl<'a> Sources<'a> {
         source: Option<&SecretSource>,
     ) -> Result<Option<Secret>, SecretError> {
         source.map(|source| self.read(name, source)).transpose()
+    }
+
+    /// The files read so far.
+    pub fn files(&self) -> &[Marked] {
+        &self.files
     }
 
     /// The files read so far that every user of the machine can read.
@@ -150,6 +157,7 @@ impl<'a> Sources<'a> {
         let unreadable = |source| SecretError::File { name, path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
+        self.files.push((path.to_owned(), Some(Mark::from(&metadata))));
         // One byte more than allowed, so that a longer file (or /dev/zero) shows.
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_SECRET_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;

@@ -1,27 +1,39 @@
 //! Sockets in: listeners, one runtime per core, and a graceful end.
 //!
-//! Every worker thread has its own listening socket (`SO_REUSEPORT`), runtime and [`Proxy`], so that
-//! a request never crosses threads. [`Server::stop`] drains: for a moment new connections are still
+//! Every worker thread has its own listening socket (`SO_REUSEPORT`; Unix sockets are shared), runtime
+//! and [`Proxy`], so that a request never crosses threads. Who is at the other end of a connection, as
+//! far as that itself tells, is found out when it is made and holds for its requests. [`Server::stop`] drains: for a moment new connections are still
 //! taken and every answer says `Connection: close`, so that clients go by themselves; then idle
-//! connections are closed and requests in flight finish.
+//! connections are closed and requests in flight finish. [`Server::retire`] does the same where a successor has taken the
+//! listening sockets over, and cuts nothing.
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
+mod activation;
+mod arrival;
 mod connection;
+pub mod framing;
+mod guard;
 mod listen;
+mod patience;
+mod subject;
 mod tls;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
 use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 
+pub use activation::{Passed, PassedError};
 pub use listen::ListenError;
-pub use tls::TlsFilesError;
+use listen::Sockets;
+pub use tls::{InboundCertificates, TlsFilesError};
 
 use crate::clock::Clock;
 use crate::metrics::traffic::Traffic;
@@ -29,6 +41,8 @@ use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
+use crate::proxy::malformed::MalformedCounts;
+use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names};
 use crate::settings::{ProxySettings, Settings};
@@ -53,50 +67,88 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    certificates: Option<InboundCertificates>,
+    sockets: Sockets,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
-    traffic: Arc<Traffic>,
-    replay_memory: ReplayMemory,
+}
+
+/// What the worker threads count, and how much they keep.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Requests that HTTP/1.1 does not know.
+    pub malformed: Arc<MalformedCounts>,
+    /// Everything else that they count.
+    pub traffic: Arc<Traffic>,
+    /// The memory of requests that are kept for a replay.
+    pub replay_memory: ReplayMemory,
+}
+
+impl Counters {
+    /// Nothing yet. One server at a time counts with them.
+    pub fn new(settings: &Settings) -> Self {
+        let traffic = Traffic::new(settings.proxy.workers.get(), settings.identities.len());
+        Self {
+            malformed: Arc::default(),
+            traffic: Arc::new(traffic),
+            replay_memory: ReplayMemory::new(settings.proxy.replay_memory),
+        }
+    }
+
+    /// For a successor, which has threads of its own and other identities: only what several may
+    /// write goes on.
+    #[must_use]
+    pub fn succeed(&self, settings: &Settings) -> Self {
+        Self { malformed: Arc::clone(&self.malformed), ..Self::new(settings) }
+    }
 }
 
 #[derive(Debug)]
 struct Running {
     thread: thread::JoinHandle<()>,
+    /// Ends when it has left its listeners to a successor.
+    ceded: Option<oneshot::Receiver<()>>,
     ended: oneshot::Receiver<()>,
 }
 
 impl Server {
     /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
+    ///
+    /// `certificates` are what apps are shown, if they speak TLS. Sockets that were `passed` and those
+    /// that `predecessor` listens on are taken over; it goes on listening until it is stopped or
+    /// retired.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn start(
         settings: &Settings,
         identities: &Arc<Identities>,
         tls: &Arc<ClientConfig>,
         #[cfg(feature = "otlp")] tracer: Option<crate::trace::Tracer>,
         clock: &Clock,
+        counters: &Counters,
+        certificates: Option<InboundCertificates>,
+        passed: &mut Passed,
+        predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
         let admission = Arc::new(admission(settings));
-        let traffic = Traffic::new(settings.proxy.workers.get(), settings.identities.len());
-        let traffic = Arc::new(traffic);
-        let limits = limits(&settings.proxy);
-        let replay_memory = limits.keep.memory.clone();
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
             tls: Arc::clone(tls),
             identities: Arc::clone(identities),
-            limits,
+            limits: limits(&settings.proxy, &counters.replay_memory),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
-            inbound_tls: settings.proxy.tls.as_ref().map(tls::acceptor).transpose()?,
+            inbound_tls: certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            request_head_timeout: settings.proxy.request_head_timeout,
+            malformed: Arc::clone(&counters.malformed),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
                 public_url: settings.proxy.public_url.clone(),
-                tls: settings.proxy.tls.is_some(),
             },
             audience: Audience {
-                tally: Arc::clone(traffic.tally(0)),
+                tally: Arc::clone(counters.traffic.tally(0)),
                 log: settings.log.requests,
                 #[cfg(feature = "otlp")]
                 tracer,
@@ -104,37 +156,42 @@ impl Server {
             clock: clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
-        let (addresses, entries): (Vec<_>, Vec<_>) = entrances.unzip();
-        let sockets = listen::bind(&addresses, settings.proxy.workers)?;
+        let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
+        entries.extend(socket_entries(settings, identities, &admission.hosts));
+        let (files, count) = (&settings.proxy.sockets, settings.proxy.workers);
+        let inherited = predecessor.map(|server| &server.sockets);
+        let sockets = Sockets::bind(&addresses, files, count, passed, inherited)?;
         let phase = watch::Sender::new(Phase::Serving);
         let spawn = |(index, listeners): (usize, Vec<_>)| {
-            let entrances = listeners.into_iter().zip(entries.iter().copied());
-            let entrances = entrances.map(|(listener, entry)| Entrance { listener, entry });
+            let entrances = listeners.into_iter();
+            let entrances =
+                entrances.map(|(at, listener)| Entrance { listener, entry: entries[at] });
             let entrances = entrances.collect();
             let (mut blueprint, phase) = (blueprint.clone(), phase.subscribe());
-            blueprint.audience.tally = Arc::clone(traffic.tally(index));
+            blueprint.audience.tally = Arc::clone(counters.traffic.tally(index));
             let (at_end, ended) = oneshot::channel();
+            let (when_ceded, ceded) = oneshot::channel();
             let run = move || {
-                Worker::run(blueprint, entrances, phase);
+                Worker::run(blueprint, entrances, phase, when_ceded);
                 drop(at_end);
             };
             let name = format!("worker-{index}");
             let thread = thread::Builder::new().name(name).spawn(run);
-            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ended })
+            Ok(Running { thread: thread.map_err(ServerError::Thread)?, ceded: Some(ceded), ended })
         };
-        let workers = sockets.per_worker.into_iter().enumerate().map(spawn);
+        let workers = sockets.per_worker(count)?.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
-        Ok(Self { addresses: sockets.addresses, phase, workers, traffic, replay_memory })
+        Ok(Self { addresses: sockets.addresses(), sockets, certificates, phase, workers })
     }
 
-    /// What its threads count.
-    pub fn traffic(&self) -> &Arc<Traffic> {
-        &self.traffic
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.sockets.paths()
     }
 
-    /// The memory of kept requests.
-    pub const fn replay_memory(&self) -> &ReplayMemory {
-        &self.replay_memory
+    /// What apps are shown, if they speak TLS.
+    pub fn certificates(&self) -> Option<&InboundCertificates> {
+        self.certificates.as_ref()
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
@@ -148,8 +205,39 @@ impl Server {
     /// # Panics
     /// If a worker thread did.
     pub async fn stop(self) {
+        drop(self.sockets);
         self.phase.send_replace(Phase::Draining);
-        for worker in self.workers {
+        Self::ended(self.workers).await;
+    }
+
+    /// Leaves new connections to a successor, from now on.
+    pub async fn cede(&mut self) {
+        self.phase.send_replace(Phase::Retiring);
+        for ceded in self.workers.iter_mut().filter_map(|worker| worker.ceded.take()) {
+            // An error says that the sender is gone, which is what is waited for.
+            let _ = ceded.await;
+        }
+    }
+
+    /// Leaves new connections to a successor and returns when everything accepted has been answered,
+    /// however long that takes; once `hasten` is over, [`stop`](Self::stop)s.
+    ///
+    /// # Panics
+    /// If a worker thread did.
+    pub async fn retire(self, hasten: impl Future<Output = ()>) {
+        self.phase.send_replace(Phase::Retiring);
+        drop(self.sockets);
+        let mut ended = pin!(Self::ended(self.workers));
+        tokio::select! {
+            () = &mut ended => return,
+            () = hasten => {}
+        }
+        self.phase.send_replace(Phase::Draining);
+        ended.await;
+    }
+
+    async fn ended(workers: Vec<Running>) {
+        for worker in workers {
             // An error says that the sender is gone, which is what is waited for.
             let _ = worker.ended.await;
             if let Err(panic) = worker.thread.join() {
@@ -170,7 +258,25 @@ fn entrances<'a>(
         let id = identities.find(&identity.name);
         identity.listen.iter().map(move |address| (*address, id))
     }));
-    all.map(|(address, identity)| (address, Entry { identity, is_guarded: hosts.guard(address) }))
+    let tls = settings.proxy.tls.is_some();
+    all.map(move |(address, identity)| {
+        let is_guarded = hosts.guard(address);
+        (address, Entry { identity, is_guarded, tls, caller: Caller::Unknown })
+    })
+}
+
+/// The same for Unix sockets, in their order.
+fn socket_entries(
+    settings: &Settings,
+    identities: &Identities,
+    hosts: &Hostnames,
+) -> impl Iterator<Item = Entry> {
+    settings.proxy.sockets.iter().map(|socket| Entry {
+        identity: socket.identity.as_deref().and_then(|name| identities.find(name)),
+        is_guarded: hosts.guard_sockets(),
+        tls: false,
+        caller: Caller::Unknown,
+    })
 }
 
 fn admission(settings: &Settings) -> Admission {
@@ -184,9 +290,8 @@ fn admission(settings: &Settings) -> Admission {
     }
 }
 
-fn limits(settings: &ProxySettings) -> Limits {
-    let memory = ReplayMemory::new(settings.replay_memory);
-    let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory };
+fn limits(settings: &ProxySettings, memory: &ReplayMemory) -> Limits {
+    let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory: memory.clone() };
     Limits {
         token_wait: settings.token_wait,
         keep,

@@ -4,10 +4,17 @@
 //! threads: a renewal never competes with a request. The end comes in the order that loses nothing:
 //! readiness is off at once; the workers drain, which may need tokens still; then a renewal under way
 //! is finished and stored; the admin listener, which tells of all this, ends last.
+//!
+//! A reload is a second proxy beside the first: [`Service::succeed`] starts it from the new settings
+//! and hands it the listening sockets, [`Service::retire`] lets the first one finish. The two are to
+//! each other what two processes with one store are, so nothing else is needed for tokens to survive.
 
+use std::fmt;
 use std::future::pending;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use rustls::ClientConfig;
@@ -15,20 +22,24 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::info;
 
-use crate::admin::{Admin, AdminStartError, Watched};
+use crate::admin::reload::{self, Orders, ReloadOrder};
+use crate::admin::{Admin, AdminStartError, Instruments};
 use crate::clock::Clock;
+use crate::metrics::Reloads;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
-use crate::server::{Server, ServerError};
+use crate::server::{Counters, InboundCertificates, Passed, PassedError, Server, ServerError};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
 use crate::store::{StoreError, TokenStore};
+use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::identities::Identities;
+use crate::token::keeper::Unavailable;
 #[cfg(feature = "otlp")]
 use crate::trace;
-use crate::upstream::{TlsError, Trust, client_config};
+use crate::upstream::{TlsError, Trust, client_config, with_settings};
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +59,9 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// Sockets that somebody else has opened.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// What a command would write is gone when the command ends.
     #[error(
         "store.memory keeps sessions in the proxy's own process, where no command reaches them: set \
@@ -56,17 +70,111 @@ pub enum StartError {
     MemoryOnly,
 }
 
+/// Why a proxy with other settings does not take this one's place.
+#[derive(Debug, thiserror::Error)]
+pub enum SuccessionError {
+    /// It does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Requests that are served now would not be.
+    #[error("identity \"{identity}\" has a token now and would have none: {}", chain(&*.why.reason))]
+    NoToken {
+        /// Whose.
+        identity: String,
+        /// Why.
+        why: Unavailable,
+    },
+}
+
+/// How long a successor may take to get every token that its predecessor has.
+const READINESS: Duration = Duration::from_secs(30);
+
 /// A running proxy.
 #[derive(Debug)]
 pub struct Service {
     server: Server,
-    identities: Arc<Identities>,
-    keepers: JoinHandle<()>,
-    end_keepers: oneshot::Sender<()>,
+    keeping: Keeping,
     admin: Option<Admin>,
     /// Ends when nobody is left who could be traced.
     #[cfg(feature = "otlp")]
     exporting: Option<JoinHandle<()>>,
+    /// What a successor goes on counting with.
+    instruments: Instruments,
+    orders: Orders,
+}
+
+/// What serves in place of a predecessor.
+struct Taken {
+    server: Server,
+    admin: Option<Admin>,
+    orders: Orders,
+    #[cfg(feature = "otlp")]
+    exporting: Option<JoinHandle<()>>,
+}
+
+/// The identities and the task that keeps their tokens.
+struct Keeping {
+    identities: Arc<Identities>,
+    /// The store that goes with the process, for a successor.
+    memory: Option<Arc<dyn TokenStore>>,
+    task: JoinHandle<()>,
+    end: oneshot::Sender<()>,
+}
+
+impl fmt::Debug for Keeping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeping").field("identities", &self.identities).finish_non_exhaustive()
+    }
+}
+
+impl Keeping {
+    fn start(
+        identities: Arc<Identities>,
+        memory: Option<Arc<dyn TokenStore>>,
+        certificates: Option<InboundCertificates>,
+        clock: &Clock,
+    ) -> Self {
+        let (end, ending) = oneshot::channel();
+        let clock = clock.clone();
+        let task = tokio::spawn({
+            let identities = Arc::clone(&identities);
+            async move {
+                tokio::select! {
+                    // An error says that the service was dropped, which ends it too.
+                    () = identities.run(async { drop(ending.await) }) => {}
+                    () = tell_when_ready(&identities) => {}
+                    () = watch(certificates, &clock) => {}
+                }
+            }
+        });
+        Self { identities, memory, task, end }
+    }
+
+    /// Finishes and stores a renewal under way.
+    async fn stop(self) {
+        // An error says that the keepers have ended already.
+        let _ = self.end.send(());
+        self.task.await.expect("keepers do not panic");
+    }
+
+    /// Waits until everybody who has a token in `others` has one here.
+    async fn catch_up(&self, others: &Identities, clock: &Clock) -> Result<(), SuccessionError> {
+        let deadline = clock.now() + READINESS;
+        for (_, theirs) in others.configured().filter(|(_, keeper)| keeper.status().usable) {
+            let Some(id) = self.identities.find(theirs.name()) else { continue };
+            let ours = self.identities.keeper(id);
+            let why = tokio::select! {
+                biased;
+                outcome = ours.wait_usable() => outcome.err(),
+                () = clock.sleep(clock.now().until(deadline)) => Some(ours.unavailable()),
+            };
+            if let Some(why) = why {
+                let identity = theirs.name().to_owned();
+                return Err(SuccessionError::NoToken { identity, why });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Service {
@@ -75,8 +183,22 @@ impl Service {
     ///
     /// Wants to be called on a tokio runtime, which has to keep running.
     pub fn start(settings: &Settings, clock: &Clock) -> Result<Self, StartError> {
-        let tls = Arc::new(client_config(&trust(settings))?);
-        let identities = Arc::new(identities(settings, &tls, clock)?);
+        Self::start_on(settings, clock, Passed::default())
+    }
+
+    /// The same, on sockets that somebody else has opened, as far as they were.
+    pub fn start_on(
+        settings: &Settings,
+        clock: &Clock,
+        mut passed: Passed,
+    ) -> Result<Self, StartError> {
+        let passed = &mut passed;
+        let tls = Arc::new(tls(settings)?);
+        let store = store(settings, clock)?;
+        let memory = is_memory(settings).then(|| Arc::clone(&store));
+        let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
+        let certificates = certificates(settings)?;
+        let instruments = Instruments::new(Counters::new(settings), reloads(certificates.as_ref()));
         #[cfg(feature = "otlp")]
         let (tracer, exporting) = trace::start(settings.trace.as_ref(), &tls, clock)?.unzip();
         let server = Server::start(
@@ -86,39 +208,151 @@ impl Service {
             #[cfg(feature = "otlp")]
             tracer,
             clock,
+            &instruments.counters,
+            certificates.clone(),
+            passed,
+            None,
         )?;
-        let admin = settings.admin.as_ref();
-        let watched = Watched {
-            traffic: Arc::clone(server.traffic()),
-            replay_memory: server.replay_memory().clone(),
-        };
-        let start = |admin| Admin::start(admin, &identities, watched, clock);
-        let admin = admin.map(start).transpose()?;
-        let (end_keepers, ending) = oneshot::channel();
-        let keepers = tokio::spawn({
-            let identities = Arc::clone(&identities);
-            async move {
-                tokio::select! {
-                    // An error says that the service was dropped, which ends it too.
-                    () = identities.run(async { drop(ending.await) }) => {}
-                    () = tell_when_ready(&identities) => {}
-                }
-            }
-        });
+        let (superior, orders) = reload::orders();
+        let shown = instruments.clone();
+        let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
+        let admin = settings.admin.as_ref().map(start).transpose()?;
+        passed.refuse_rest()?;
+        let keeping = Keeping::start(identities, memory, certificates, clock);
         Ok(Self {
             server,
-            identities,
-            keepers,
-            end_keepers,
+            keeping,
             admin,
             #[cfg(feature = "otlp")]
             exporting,
+            instruments,
+            orders,
         })
+    }
+
+    /// A proxy with `settings` that takes over this one's listening sockets, with the connections
+    /// that wait in them, once it has a token for every identity that has one here. Then
+    /// [`retire`](Self::retire) this one.
+    ///
+    /// Sessions are found in the store, so no token is requested for them. If anything is wrong with
+    /// the new settings, everything stays as it is.
+    pub async fn succeed(
+        &self,
+        settings: &Settings,
+        clock: &Clock,
+    ) -> Result<Self, SuccessionError> {
+        let tls = Arc::new(tls(settings).map_err(StartError::from)?);
+        let certificates = certificates(settings)?;
+        let store = match &self.keeping.memory {
+            Some(memory) if is_memory(settings) => Arc::clone(memory),
+            _ => store(settings, clock)?,
+        };
+        let memory = is_memory(settings).then(|| Arc::clone(&store));
+        let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
+        let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
+        let counters = self.instruments.counters.succeed(settings);
+        let instruments = self.instruments.succeed(counters, reloads(certificates.as_ref()));
+        match self.take_over(settings, &tls, &keeping, certificates, &instruments, clock).await {
+            Ok(Taken {
+                server,
+                admin,
+                orders,
+                #[cfg(feature = "otlp")]
+                exporting,
+            }) => Ok(Self {
+                server,
+                keeping,
+                admin,
+                #[cfg(feature = "otlp")]
+                exporting,
+                instruments,
+                orders,
+            }),
+            Err(error) => {
+                keeping.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_over(
+        &self,
+        settings: &Settings,
+        tls: &Arc<ClientConfig>,
+        keeping: &Keeping,
+        certificates: Option<InboundCertificates>,
+        instruments: &Instruments,
+        clock: &Clock,
+    ) -> Result<Taken, SuccessionError> {
+        keeping.catch_up(&self.keeping.identities, clock).await?;
+        #[cfg(feature = "otlp")]
+        let (tracer, exporting) =
+            trace::start(settings.trace.as_ref(), tls, clock).map_err(StartError::from)?.unzip();
+        let (superior, orders) = reload::orders();
+        let identities = &keeping.identities;
+        // The workers last: they serve from the moment they are there.
+        let (new, old) = (settings.admin.as_ref(), self.admin.as_ref());
+        let shown = instruments.clone();
+        let none = &mut Passed::default();
+        let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
+        let admin = new.map(start).transpose().map_err(StartError::from)?;
+        let server = Server::start(
+            settings,
+            identities,
+            tls,
+            #[cfg(feature = "otlp")]
+            tracer,
+            clock,
+            &instruments.counters,
+            certificates,
+            &mut Passed::default(),
+            Some(&self.server),
+        );
+        match server {
+            Ok(server) => Ok(Taken {
+                server,
+                admin,
+                orders,
+                #[cfg(feature = "otlp")]
+                exporting,
+            }),
+            Err(error) => {
+                if let Some(admin) = admin {
+                    admin.stop().await;
+                }
+                Err(StartError::from(error).into())
+            }
+        }
+    }
+
+    /// How often the configuration was read anew in this process: whoever reloads counts here.
+    pub fn reloads(&self) -> &Reloads {
+        &self.instruments.configuration
+    }
+
+    /// The next order to reload.
+    pub async fn reload_ordered(&mut self) -> ReloadOrder {
+        self.orders.next().await
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
+    }
+
+    /// The Unix sockets where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.server.sockets()
+    }
+
+    /// What apps are shown, if they speak TLS. It is read anew when its files change, or on order.
+    pub fn certificates(&self) -> Option<&InboundCertificates> {
+        self.server.certificates()
+    }
+
+    /// The Unix sockets where the admin listener listens.
+    pub fn admin_sockets(&self) -> impl Iterator<Item = &Path> {
+        self.admin.iter().flat_map(Admin::sockets)
     }
 
     /// Where the admin listener listens, if there is one.
@@ -128,7 +362,7 @@ impl Service {
 
     /// Whose tokens it keeps.
     pub fn identities(&self) -> &Arc<Identities> {
-        &self.identities
+        &self.keeping.identities
     }
 
     /// Drains, finishes what has been begun, and returns.
@@ -140,16 +374,61 @@ impl Service {
             admin.drain();
         }
         self.server.stop().await;
-        // An error says that the keepers have ended already.
-        let _ = self.end_keepers.send(());
-        self.keepers.await.expect("keepers do not panic");
+        self.keeping.stop().await;
         #[cfg(feature = "otlp")]
-        if let Some(exporting) = self.exporting {
-            exporting.await.expect("the exporter does not panic");
-        }
+        exported(self.exporting).await;
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
+    }
+
+    /// Leaves new connections to a successor, from now on.
+    pub async fn cede(&mut self) {
+        self.server.cede().await;
+    }
+
+    /// Leaves everything new to a successor, finishes what has been begun, however long that takes,
+    /// and returns; once `hasten` is over it [`stop`](Self::stop)s.
+    ///
+    /// # Panics
+    /// If a worker or a keeper did.
+    pub async fn retire(self, hasten: impl Future<Output = ()>) {
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        self.server.retire(hasten).await;
+        self.keeping.stop().await;
+        #[cfg(feature = "otlp")]
+        exported(self.exporting).await;
+    }
+}
+
+const fn is_memory(settings: &Settings) -> bool {
+    matches!(settings.store, StoreSettings::Memory)
+}
+
+/// Waits until every span has been sent.
+#[cfg(feature = "otlp")]
+async fn exported(exporting: Option<JoinHandle<()>>) {
+    if let Some(exporting) = exporting {
+        exporting.await.expect("the exporter does not panic");
+    }
+}
+
+fn reloads(certificates: Option<&InboundCertificates>) -> Option<Arc<Reloads>> {
+    certificates.map(|it| Arc::clone(it.reloads()))
+}
+
+fn certificates(settings: &Settings) -> Result<Option<InboundCertificates>, StartError> {
+    let loaded = settings.proxy.tls.as_ref().map(InboundCertificates::load).transpose();
+    loaded.map_err(|error| ServerError::from(error).into())
+}
+
+/// Has certificates read anew when they change. It never returns.
+async fn watch(certificates: Option<InboundCertificates>, clock: &Clock) {
+    match certificates {
+        Some(certificates) => certificates.watch(clock).await,
+        None => pending().await,
     }
 }
 
@@ -170,7 +449,16 @@ pub fn identities(
     tls: &ClientConfig,
     clock: &Clock,
 ) -> Result<Identities, StartError> {
-    let (store, endpoint) = (store(settings, clock)?, endpoint(settings, tls)?);
+    identities_in(store(settings, clock)?, settings, tls, clock)
+}
+
+fn identities_in(
+    store: Arc<dyn TokenStore>,
+    settings: &Settings,
+    tls: &ClientConfig,
+    clock: &Clock,
+) -> Result<Identities, StartError> {
+    let endpoint = endpoint(settings, tls)?;
     let identities = Identities::new(&settings.identities, store, endpoint, clock.clone());
     Ok(identities.knowing(&settings.applications))
 }
@@ -215,9 +503,15 @@ pub fn endpoint(settings: &Settings, tls: &ClientConfig) -> Result<TokenEndpoint
     Ok(TokenEndpoint::new(http))
 }
 
+/// The TLS settings towards RingCentral, of requests for tokens and of all others.
+pub fn tls(settings: &Settings) -> Result<ClientConfig, TlsError> {
+    let config = client_config(&trust(settings))?;
+    with_settings(config, &settings.upstream)
+}
+
 /// Loading the platform's certificates takes longer than everything else at start, so it is left
 /// out where nothing speaks TLS.
-pub fn trust(settings: &Settings) -> Trust {
+fn trust(settings: &Settings) -> Trust {
     let is_https = |url: &http::Uri| url.scheme_str() == Some("https");
     let asks_by_https = |app: &ApplicationSettings| {
         [&app.token_url, &app.revoke_url, &app.device_authorization_url].into_iter().any(is_https)

@@ -11,15 +11,19 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::key::KeyDigest;
+use crate::mark::Marked;
 use crate::policy::Policy;
 use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
 pub use self::load::{ConfigSource, Overrides};
+pub use self::network::{Network, NetworkProblem};
 pub use self::origin::Origin;
 pub use self::redis::{RedisLogin, RedisSettings, RedisTopology};
-pub use crate::config::ConfigError;
+pub use self::sources::{SecretPlace, Source};
+pub use self::subject::SubjectName;
+pub use crate::config::{ConfigError, NoPlace, Place};
 
 mod admin;
 mod client;
@@ -28,12 +32,17 @@ mod facade;
 mod host;
 mod identity;
 mod load;
+mod network;
 mod origin;
 mod policy;
 mod redis;
 mod resolve;
+mod socket;
+mod sources;
+mod subject;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod trace;
 
 /// Everything `serve` needs.
@@ -62,6 +71,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Where traces go, if anywhere.
     pub trace: Option<TraceSettings>,
+    /// The files that all this was read from: who changes one wants a reload.
+    pub files: Vec<Marked>,
 }
 
 /// `[proxy]`: the side that apps talk to.
@@ -69,6 +80,8 @@ pub struct Settings {
 pub struct ProxySettings {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Unix sockets to listen on, those of identities among them.
+    pub sockets: Vec<SocketSettings>,
     /// By which hosts it may be called.
     pub hosts: HostNames,
     /// The origins whose web pages may call.
@@ -89,12 +102,16 @@ pub struct ProxySettings {
     pub max_replay_bytes: usize,
     /// Memory that all kept bodies together may use.
     pub replay_memory: usize,
-    /// How long a client may take to send a request head, and how long a connection may idle.
+    /// How long a connection may idle.
     pub client_idle_timeout: Duration,
+    /// How long a client may take to begin its first request, and to send each request's head.
+    pub request_head_timeout: Duration,
     /// How long a WebSocket may be silent.
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// Whether a changed file of the configuration is read by itself.
+    pub reload_on_change: bool,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -110,9 +127,53 @@ pub enum HostNames {
     Any,
 }
 
+/// A Unix socket to listen on. Clear text is spoken there, for it does not leave the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// Where it is in the file system.
+    pub path: PathBuf,
+    /// Who may open it, as `chmod` has it.
+    pub mode: u32,
+    /// The group that it belongs to, if not the process's own.
+    pub group: Option<u32>,
+    /// The identity that everything is which comes in there.
+    pub identity: Option<String>,
+}
+
 /// `[proxy.tls]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundTls {
+    /// PEM file with the certificate chain.
+    pub certificate_file: PathBuf,
+    /// PEM file with the private key.
+    pub key_file: PathBuf,
+    /// Who issues the certificates of clients, where they are asked for one.
+    pub client_ca: Option<ClientCa>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// `proxy.tls.client_ca_file` and `client_certificates`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCa {
+    /// PEM file with the certificate authorities.
+    pub file: PathBuf,
+    /// Whether a client without a certificate is turned away.
+    pub is_required: bool,
+}
+
+/// A version of TLS. Older ones are not spoken at all (RFC 8996).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// What the proxy shows to RingCentral, or to what stands before it.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
     /// PEM file with the certificate chain.
     pub certificate_file: PathBuf,
     /// PEM file with the private key.
@@ -128,6 +189,10 @@ pub struct UpstreamSettings {
     pub hosts: Vec<HostSettings>,
     /// A PEM file with the CAs to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown when one is asked for.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Where the keys of connections are written to, for whoever has to look into them.
+    pub tls_key_log_file: Option<PathBuf>,
     /// An HTTP proxy to reach the origin through (CONNECT). Never taken from the environment.
     pub http_proxy: Option<Uri>,
     /// Whether to offer HTTP/2 by ALPN.
@@ -208,6 +273,8 @@ pub struct ClientSettings {
     pub name: String,
     /// The digests of its keys.
     pub keys: Vec<KeyDigest>,
+    /// The connections that it is known by without a key.
+    pub peers: PeerSettings,
     /// As whom it may call.
     pub identities: Bound,
     /// The client id that it has to log in with; without one it may use any.
@@ -216,6 +283,19 @@ pub struct ClientSettings {
     pub rewrite_links: bool,
     /// What it may ask for; `None` for anything.
     pub policy: Option<Arc<Policy>>,
+}
+
+/// What tells a client by its connection. One of these is enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// Names in a verified certificate.
+    pub subjects: Vec<SubjectName>,
+    /// Users of this machine, at a Unix socket.
+    pub users: Vec<u32>,
+    /// Their groups.
+    pub groups: Vec<u32>,
+    /// Where the connection comes from.
+    pub networks: Vec<Network>,
 }
 
 /// `[facade]`: the OAuth endpoints, answered by the proxy itself.
@@ -319,8 +399,10 @@ impl fmt::Display for StoreSettings {
 /// `[admin]`: the side that operators and monitoring talk to.
 #[derive(Clone, Debug)]
 pub struct AdminSettings {
-    /// Addresses to listen on. Never empty.
+    /// Addresses to listen on. Not empty where `sockets` is.
     pub listen: Vec<SocketAddr>,
+    /// Unix sockets to listen on.
+    pub sockets: Vec<SocketSettings>,
     /// The digest of the key that allows changes; without it none is allowed.
     pub key: Option<KeyDigest>,
     /// Names it is called by, besides its address and `localhost`.

@@ -5,6 +5,7 @@
 //! is an error that says whether the connection had been kept; the proxy judges by the method.
 
 mod connect;
+mod key_log;
 mod pool;
 mod socket;
 mod tls;
@@ -22,7 +23,7 @@ pub use connect::{ConnectError, Connector};
 pub(crate) use pool::LocalExecutor;
 pub use pool::{Choice, Content, Pool};
 pub use socket::upgrade;
-pub use tls::{TlsError, Trust, client_config};
+pub use tls::{TlsError, Trust, client_config, with_settings};
 
 use crate::metrics::traffic::Tally;
 use crate::timers::Timers;

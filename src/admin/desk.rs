@@ -23,7 +23,8 @@ use super::health::{Health, Seen};
 use super::observer::{self, Observer};
 use super::page;
 use super::readiness::{Member, Report, judge, serves};
-use super::{Phase, Watched};
+use super::reload::Superior;
+use super::{Instruments, Phase};
 use crate::clock::Clock;
 use crate::metrics::Page;
 use crate::settings::IdentitySettings;
@@ -47,13 +48,14 @@ const MOST_LINES: usize = 1000;
 /// Everything an answer is made from.
 pub(super) struct Desk {
     pub(super) identities: Arc<Identities>,
+    pub(super) instruments: Instruments,
     configured: Vec<Arc<IdentitySettings>>,
     pub(super) health: Health,
-    pub(super) watched: Watched,
     pub(super) observer: Observer,
     pub(super) gate: Gate,
     pub(super) clock: Clock,
     phase: watch::Receiver<Phase>,
+    superior: Superior,
 }
 
 type Answer = Result<Response<Full<Bytes>>, AdminError>;
@@ -69,6 +71,7 @@ enum Resource {
     Identities,
     Identity(String),
     Renewal(String),
+    Reload,
 }
 
 impl Resource {
@@ -80,6 +83,7 @@ impl Resource {
             ("healthz", None, _) => Self::Health,
             ("readyz", None, _) => Self::Readiness,
             ("metrics", None, _) => Self::Metrics,
+            ("reload", None, _) => Self::Reload,
             ("identities", None, _) => Self::Identities,
             ("identities", Some(name), None) => Self::Identity(name.to_owned()),
             ("identities", Some(name), Some("renew")) => Self::Renewal(name.to_owned()),
@@ -95,7 +99,7 @@ impl Resource {
             }
             Self::Identities => "GET, HEAD, POST",
             Self::Identity(_) => "GET, HEAD, DELETE",
-            Self::Renewal(_) => "POST",
+            Self::Renewal(_) | Self::Reload => "POST",
         }
     }
 }
@@ -103,16 +107,17 @@ impl Resource {
 impl Desk {
     pub(super) fn new(
         identities: Arc<Identities>,
-        watched: Watched,
+        instruments: Instruments,
         gate: Gate,
         clock: Clock,
         phase: watch::Receiver<Phase>,
+        superior: Superior,
     ) -> Self {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        let observer = Observer::new(&clock);
-        Self { identities, configured, health, watched, observer, gate, clock, phase }
+        let observer = Observer::new(&instruments, &clock);
+        Self { identities, instruments, configured, health, observer, gate, clock, phase, superior }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -126,7 +131,12 @@ impl Desk {
 
     async fn observe(&self) {
         loop {
-            self.observer.look(&self.identities, &self.watched, &self.health.seen(), &self.clock);
+            self.observer.look(
+                &self.identities,
+                &self.instruments,
+                &self.health.seen(),
+                &self.clock,
+            );
             self.clock.sleep(observer::EVERY).await;
         }
     }
@@ -167,6 +177,16 @@ impl Desk {
             Resource::Identity(name) if asks => self.show(&name, StatusCode::OK).await,
             Resource::Identity(name) => self.remove(&name).await,
             Resource::Renewal(name) => self.renew(&name).await,
+            Resource::Reload => self.reload().await,
+        }
+    }
+
+    /// Reads the configuration again.
+    async fn reload(&self) -> Answer {
+        match self.superior.order().await {
+            Some(Ok(())) => Ok(json_answer(StatusCode::OK, &json!({"status": "reloaded"}))),
+            Some(Err(why)) => Err(AdminError::NotReloaded(why)),
+            None => Err(AdminError::NoReload),
         }
     }
 
@@ -189,7 +209,7 @@ impl Desk {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let seen = self.health.look().await;
-        let page = figures::page(&self.identities, &self.watched, &seen, &self.clock);
+        let page = figures::page(&self.identities, &self.instruments, &seen, &self.clock);
         answer(StatusCode::OK, Page::CONTENT_TYPE, page)
     }
 

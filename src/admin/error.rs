@@ -29,7 +29,8 @@ pub(super) enum AdminError {
     #[error("changes need the key of admin.key_sha256: send Authorization: Bearer KEY")]
     Key,
     #[error(
-        "there is no such resource: there are /, /state, /healthz, /readyz, /metrics and /identities"
+        "there is no such resource: there are /, /state, /healthz, /readyz, /metrics, /identities and \
+         /reload"
     )]
     Unknown,
     #[error("this resource has no such method: it has {0}")]
@@ -58,6 +59,10 @@ pub(super) enum AdminError {
     StoreSilent(Duration),
     #[error("no later token for \"{identity}\": {}", chain(&*.why.reason))]
     NotRenewed { identity: String, why: Unavailable },
+    #[error("the old configuration stays: {0}")]
+    NotReloaded(String),
+    #[error("a reload is under way, or this proxy is ending: try again")]
+    NoReload,
 }
 
 impl From<EnrolError> for AdminError {
@@ -100,6 +105,8 @@ impl AdminError {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-452")
             }
             Self::NotRenewed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RBR-451"),
+            Self::NotReloaded(_) => (StatusCode::CONFLICT, "RBR-453"),
+            Self::NoReload => (StatusCode::SERVICE_UNAVAILABLE, "RBR-454"),
         }
     }
 
@@ -127,7 +134,7 @@ impl AdminError {
                 let seconds = why.retry_after.as_millis().div_ceil(1000).max(1).to_string();
                 fields.insert(RETRY_AFTER, seconds.parse().expect("a number"));
             }
-            Self::Store(_) | Self::StoreSilent(_) => {
+            Self::Store(_) | Self::StoreSilent(_) | Self::NoReload => {
                 fields.insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
             _ => {}

@@ -7,10 +7,11 @@ mod traffic;
 
 use std::sync::Arc;
 
-use super::Watched;
+use super::Instruments;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::traffic::MOST_ADDED;
-use crate::metrics::{Kind, Outcome, Page, process};
+use crate::metrics::{Kind, Outcome, Page, Reloads, process};
+use crate::proxy::malformed::{Malformed, MalformedCounts};
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
@@ -23,7 +24,7 @@ const OTHER: &str = "_other";
 /// The page as it is now.
 pub(super) fn page(
     identities: &Arc<Identities>,
-    watched: &Watched,
+    instruments: &Instruments,
     seen: &Seen,
     clock: &Clock,
 ) -> String {
@@ -41,7 +42,12 @@ pub(super) fn page(
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
-    traffic::write(&mut page, identities, watched);
+    traffic::write(&mut page, identities, &instruments.counters);
+    read_anew(&mut page, &instruments.configuration);
+    if let Some(reloads) = &instruments.certificates {
+        certificates_read_anew(&mut page, reloads);
+    }
+    refused(&mut page, &instruments.counters.malformed);
     process::write(&mut page);
     page.into_text()
 }
@@ -145,6 +151,37 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
     }
 }
 
+fn read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the configuration was read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the configuration cannot be used, and an older one still is.";
+    page.family("ringbearer_configuration_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
+fn certificates_read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the files of [proxy.tls] cannot be used, and older certificates still are.";
+    page.family("ringbearer_tls_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
+fn refused(page: &mut Page, counts: &MalformedCounts) {
+    let name = "ringbearer_malformed_requests_total";
+    let help = "Requests that HTTP/1.1 does not know, by what is wrong with them.";
+    let mut family = page.family(name, Kind::Counter, help);
+    for malformed in Malformed::ALL {
+        family.sample(&[("reason", malformed.as_str())], counts.get(malformed));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -154,6 +191,7 @@ mod tests {
     use crate::metrics::traffic::{MethodClass, StatusClass, Traffic};
     use crate::oauth::endpoint::scripted::Script;
     use crate::proxy::body::ReplayMemory;
+    use crate::server::Counters;
     use crate::settings::{ConfigSource, Overrides, Settings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
@@ -182,11 +220,14 @@ mod tests {
     fn figures(identities: &Arc<Identities>) -> String {
         let budget = Budget { application: "crm".into(), left: 4, limit: 5 };
         let seen = Seen { fault: None, budgets: vec![budget] };
-        let watched = Watched {
+        let counters = Counters {
+            malformed: Arc::default(),
             traffic: Arc::new(Traffic::new(2, 2)),
             replay_memory: ReplayMemory::new(1024),
         };
-        page(identities, &watched, &seen, &Clock::manual(NOW))
+        counters.malformed.count(Malformed::LineEnd);
+        let instruments = Instruments::new(counters, None);
+        page(identities, &instruments, &seen, &Clock::manual(NOW))
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -236,5 +277,7 @@ mod tests {
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
+        let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
+        assert!(page.contains(line), "{page}");
     }
 }

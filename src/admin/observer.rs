@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Watched;
+use super::Instruments;
 use super::health::Seen;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Outcome;
@@ -43,6 +43,8 @@ struct Memory {
     known: HashMap<String, Known>,
     refusals: HashMap<&'static str, u64>,
     fault: Option<String>,
+    /// Of the configuration: in use, and refused.
+    reloads: (u64, u64),
     totals: Totals,
     looked: Timestamp,
     history: VecDeque<Sample>,
@@ -102,12 +104,18 @@ pub(super) struct Event {
 }
 
 impl Observer {
-    pub(super) fn new(clock: &Clock) -> Self {
+    /// What `instruments` show by now is no news.
+    pub(super) fn new(instruments: &Instruments, clock: &Clock) -> Self {
+        Self::after(instruments.configuration.counts(), clock)
+    }
+
+    fn after(reloads: (u64, u64), clock: &Clock) -> Self {
         let started = clock.now();
         let memory = Memory {
             known: HashMap::new(),
             refusals: HashMap::new(),
             fault: None,
+            reloads,
             totals: Totals::default(),
             looked: started,
             history: VecDeque::new(),
@@ -125,7 +133,7 @@ impl Observer {
     pub(super) fn look(
         &self,
         identities: &Identities,
-        watched: &Watched,
+        instruments: &Instruments,
         store: &Seen,
         clock: &Clock,
     ) {
@@ -139,7 +147,8 @@ impl Observer {
         if memory.known.len() > all().count() {
             memory.known.retain(|name, _| identities.find(name).is_some());
         }
-        memory.look_at_traffic(watched.traffic.totals(), now);
+        memory.look_at_reloads(instruments.configuration.counts(), now);
+        memory.look_at_traffic(instruments.counters.traffic.totals(), now);
     }
 
     /// An operator has done something.
@@ -221,6 +230,18 @@ impl Memory {
         }
     }
 
+    fn look_at_reloads(&mut self, reloads: (u64, u64), now: Timestamp) {
+        let before = std::mem::replace(&mut self.reloads, reloads);
+        let loaded = (Level::Info, "the configuration was read anew and is in use");
+        let refused =
+            (Level::Error, "the configuration was refused and the old one stays: the log says why");
+        let all = [(reloads.0 - before.0, loaded), (reloads.1 - before.1, refused)];
+        for (times, (level, text)) in all.into_iter().filter(|(times, _)| *times > 0) {
+            let (at, text) = (Moment(now), text.to_owned());
+            self.tell(Event { at, level, what: "reload", identity: None, text, times });
+        }
+    }
+
     fn look_at_traffic(&mut self, totals: Totals, now: Timestamp) {
         for (code, refusals) in &totals.refusals {
             let before = self.refusals.insert(code, refusals.count).unwrap_or(0);
@@ -296,7 +317,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 
     fn memory() -> Observer {
-        Observer::new(&Clock::manual(NOW))
+        Observer::after((0, 0), &Clock::manual(NOW))
     }
 
     fn event(text: &str) -> Event {
@@ -357,6 +378,19 @@ mod tests {
         let told = observer.events();
         let told: Vec<_> = told.iter().map(|it| (it.what, it.level, it.times)).collect();
         assert_eq!(told, [("RBR-302", Level::Error, 1000), ("RBR-106", Level::Warning, 1000)]);
+    }
+
+    #[test]
+    fn reloads_are_told_but_not_those_before_its_time() {
+        let observer = Observer::after((3, 1), &Clock::manual(NOW));
+        for reloads in [(3, 1), (4, 1), (4, 3), (4, 3)] {
+            observer.memory().look_at_reloads(reloads, NOW);
+        }
+        let told = observer.events();
+        let told: Vec<_> = told.iter().map(|it| (it.level, &*it.text, it.times)).collect();
+        let refused = "the configuration was refused and the old one stays: the log says why";
+        let loaded = "the configuration was read anew and is in use";
+        assert_eq!(told, [(Level::Error, refused, 2), (Level::Info, loaded, 1)]);
     }
 
     #[test]

@@ -54,15 +54,15 @@ impl Desk {
 
     fn traffic(&self) -> Value {
         let Totals { in_progress, connections, websockets, open, idle, .. } =
-            self.watched.traffic.totals();
+            self.instruments.counters.traffic.totals();
         json!({
             "in_progress": in_progress,
             "client_connections": connections,
             "websockets": websockets,
             "upstream_connections": open,
             "upstream_idle": idle,
-            "replay_memory": self.watched.replay_memory.used(),
-            "replay_memory_limit": self.watched.replay_memory.cap(),
+            "replay_memory": self.instruments.counters.replay_memory.used(),
+            "replay_memory_limit": self.instruments.counters.replay_memory.cap(),
             "resident_memory": process::resident_memory(),
         })
     }

@@ -7,7 +7,7 @@ use humantime::format_duration;
 use crate::policy::Policy;
 use crate::settings::{
     AdminSettings, ApplicationSettings, ClientSettings, Credential, FacadeSettings, HostNames,
-    IdentitySettings, LogFormat, LogSettings, ProxySettings, Settings, StoreSettings,
+    IdentitySettings, LogFormat, LogSettings, PeerSettings, ProxySettings, Settings, StoreSettings,
     UpstreamSettings, Warning,
 };
 
@@ -40,6 +40,7 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
         let ClientSettings { name, identities, .. } = client;
         let links = if client.rewrite_links { "" } else { ", links are left alone" };
         writeln!(out, "client       {name}: may call as {identities}{links}")?;
+        writeln!(out, "             is known by {}", ways_in(client))?;
         if let Some(policy) = &client.policy {
             writeln!(out, "             its requests are judged: {}", rules(policy))?;
         }
@@ -75,6 +76,21 @@ fn proxy(proxy: &ProxySettings, out: &mut impl Write) -> io::Result<()> {
     for address in &proxy.listen {
         writeln!(out, "listen       {scheme}://{address}")?;
     }
+    for socket in &proxy.sockets {
+        write!(out, "listen       unix:{}, mode {:04o}", socket.path.display(), socket.mode)?;
+        if let Some(group) = socket.group {
+            write!(out, ", group {group}")?;
+        }
+        if let Some(identity) = &socket.identity {
+            write!(out, ", all that comes in is {identity}'s")?;
+        }
+        writeln!(out)?;
+    }
+    if let Some(ca) = proxy.tls.as_ref().and_then(|tls| tls.client_ca.as_ref()) {
+        let demand = if ca.is_required { "have to show" } else { "may show" };
+        let file = ca.file.display();
+        writeln!(out, "             clients {demand} a certificate that {file} has signed")?;
+    }
     for origin in &proxy.cors_origins {
         writeln!(out, "             pages of {origin} may call")?;
     }
@@ -94,6 +110,9 @@ fn upstream(upstream: &UpstreamSettings, out: &mut impl Write) -> io::Result<()>
     }
     if let Some(file) = &upstream.ca_file {
         write!(out, ", trusting {}", file.display())?;
+    }
+    if let Some(own) = &upstream.client_certificate {
+        write!(out, ", showing {}", own.certificate_file.display())?;
     }
     writeln!(out)
 }
@@ -134,6 +153,30 @@ fn chosen_by(identity: &IdentitySettings, out: &mut impl Write) -> io::Result<()
     Ok(())
 }
 
+/// Each of which is enough.
+fn ways_in(client: &ClientSettings) -> String {
+    fn list<T: ToString>(all: &[T]) -> String {
+        all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+    let PeerSettings { subjects, users, groups, networks } = &client.peers;
+    let keys = match client.keys.len() {
+        0 => String::new(),
+        1 => "its key".to_owned(),
+        several => format!("{several} keys"),
+    };
+    let named = |what: &str, all: String| {
+        if all.is_empty() { all } else { format!("{what} {all}") }
+    };
+    let ways = [
+        keys,
+        named("a certificate of", list(subjects)),
+        named("uid", list(users)),
+        named("gid", list(groups)),
+        named("network", list(networks)),
+    ];
+    ways.into_iter().filter(|way| !way.is_empty()).collect::<Vec<_>>().join("; or ")
+}
+
 fn facade(facade: &FacadeSettings, out: &mut impl Write) -> io::Result<()> {
     if !facade.answers {
         return writeln!(out, "logins       are refused");
@@ -160,6 +203,9 @@ fn operated(admin: &AdminSettings, out: &mut impl Write) -> io::Result<()> {
     };
     for address in &admin.listen {
         writeln!(out, "admin        http://{address}, {changes}")?;
+    }
+    for socket in &admin.sockets {
+        writeln!(out, "admin        unix:{}, {changes}", socket.path.display())?;
     }
     Ok(())
 }
@@ -214,6 +260,7 @@ identity     sales: logs in to crm with a JWT
              requests for the host sales.test are its
 identity     support: logs in to crm with a refresh token, good once, then with a JWT when that session is lost
 client       bill: may call as sales, bot, links are left alone
+             is known by its key
              its requests are judged: 9 rules to allow, 1 rule to deny
 policy       everybody's requests are judged: 2 rules to deny
 logins       are answered here: tokens live 1day, refresh tokens 7days

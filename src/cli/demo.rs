@@ -46,7 +46,7 @@ pub(super) fn run(flags: &DemoFlags) -> Result<(), Failure> {
             result => result?,
         };
         introduce(&service, &sandbox, flags, &mut io::stdout().lock()).map_err(Failure::Output)?;
-        serve::until_asked_to_end(service).await?;
+        serve::until_asked_to_end(service, || ()).await?;
         sandbox.stop().await;
         files.close().map_err(Failure::TemporaryDirectory)
     })
@@ -67,7 +67,7 @@ fn settings(
     let state = files.to_str().map(str::to_owned);
     let environment = |name: &str| state.clone().filter(|_| name == "XDG_STATE_HOME");
     let overrides = Overrides {
-        listen: listen.into_iter().collect(),
+        listen: listen.into_iter().map(Into::into).collect(),
         // Whoever gets in finds a sandbox.
         allow_remote_clients: true,
         upstream: Some(sandbox.url()),

@@ -21,7 +21,6 @@ use crate::settings::{Credential, Settings};
 use crate::store::Outline;
 use crate::telemetry::chain;
 use crate::token::budget::Class;
-use crate::upstream::client_config;
 
 /// Who logs in, and how.
 #[derive(Debug, Args)]
@@ -88,7 +87,7 @@ pub(super) fn run(flags: &LoginFlags, environment: Environment<'_>) -> Result<()
 /// What logins and logouts need of the settings. Wants to be called on a runtime.
 pub(super) fn registrar(settings: &Settings) -> Result<Registrar, Failure> {
     let clock = Clock::system();
-    let tls = client_config(&service::trust(settings)).map_err(StartError::from)?;
+    let tls = service::tls(settings).map_err(StartError::from)?;
     let endpoint = service::endpoint(settings, &tls)?;
     Ok(Registrar::new(service::lasting_store(settings, &clock)?, endpoint, clock))
 }

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::key::KeyDigest;
 use crate::secret::{Environment, Secret, SecretKey, process_variables};
 use crate::service::Service;
-use crate::settings::{Bound, ClientSettings, IdentitySettings, Overrides, Settings};
+use crate::settings::{Bound, ClientSettings, IdentitySettings, Overrides, PeerSettings, Settings};
 use crate::telemetry;
 
 mod environment;
@@ -46,8 +46,13 @@ pub(super) struct RunFlags {
 pub(super) fn run(flags: RunFlags, environment: Environment<'_>) -> Result<ExitCode, Failure> {
     let asked = environment::Asked::default();
     let (source, overrides) = flags.configuration.split();
+    let mut listen = overrides.listen;
+    if !listen.iter().any(|place| place.address().is_some()) {
+        // The command has to be told a URL.
+        listen.push(ANY_PORT.into());
+    }
     let overrides = Overrides {
-        listen: if overrides.listen.is_empty() { vec![ANY_PORT] } else { overrides.listen },
+        listen,
         // Standard error is the command's, too.
         log_filter: overrides.log_filter.or_else(|| Some("warn".to_owned())),
         ..overrides
@@ -94,6 +99,10 @@ fn narrow(settings: &mut Settings, identity: Option<&str>) -> Result<(), Failure
     settings.proxy.tls = None;
     // Another proxy with this configuration listens there.
     settings.admin = None;
+    settings.proxy.sockets.retain(|socket| socket.identity.is_none());
+    for socket in &mut settings.proxy.sockets {
+        socket.identity = identity.map(str::to_owned);
+    }
     let all = std::mem::take(&mut settings.proxy.listen);
     for its in settings.identities.iter_mut().map(Arc::make_mut) {
         let chosen = identity == Some(&*its.name);
@@ -116,6 +125,7 @@ fn let_in(settings: &mut Settings) -> Option<Secret> {
         // No configured one can be called so.
         name: "ringbearer run".to_owned(),
         keys: vec![KeyDigest::of(key.expose().as_bytes())],
+        peers: PeerSettings::default(),
         identities: Bound::Any,
         client_id: None,
         rewrite_links: true,

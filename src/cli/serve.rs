@@ -8,32 +8,60 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::Failure;
+use super::reign::{Reading, Reign};
 use crate::clock::Clock;
-use crate::service::Service;
-use crate::settings::{ConfigSource, Settings, Warning};
+use crate::secret::Environment;
+use crate::server::Passed;
+use crate::service::{Service, StartError};
+use crate::settings::{ConfigSource, Overrides, Settings, Warning};
 use crate::telemetry;
+
+mod supervisor;
+
+use supervisor::Supervisor;
 
 pub(super) fn run(
     settings: &Settings,
     warnings: &[Warning],
     source: &ConfigSource,
+    overrides: Overrides,
+    environment: Environment<'_>,
 ) -> Result<(), Failure> {
     telemetry::start(&settings.log);
     announce(settings, source);
     for warning in warnings {
         warn!("{warning}");
     }
+    let clock = Clock::system();
+    let passed = Passed::from_environment().map_err(StartError::from)?;
     runtime()?.block_on(async {
-        let service = Service::start(settings, &Clock::system())?;
-        let scheme = if settings.proxy.tls.is_some() { "https" } else { "http" };
-        for address in service.addresses() {
-            info!(url = %format_args!("{scheme}://{address}"), "listening");
+        let service = Service::start_on(settings, &clock, passed)?;
+        tell_where(&service, settings);
+        let supervisor = Supervisor::of(environment);
+        supervisor.ready(&addresses(&service, scheme(settings)));
+        let reading = Reading { source, overrides, environment };
+        let reign = Reign::new(service, settings, reading, clock);
+        tokio::select! {
+            ended = reign.until_asked_to_end(|| supervisor.stopping()) => ended,
+            () = supervisor.show_life() => unreachable!("it never returns"),
         }
-        for address in service.admin_addresses() {
-            info!(url = %format_args!("http://{address}"), "operators are served");
-        }
-        until_asked_to_end(service).await
     })
+}
+
+fn tell_where(service: &Service, settings: &Settings) {
+    let scheme = scheme(settings);
+    for address in service.addresses() {
+        info!(url = %format_args!("{scheme}://{address}"), "listening");
+    }
+    for path in service.sockets() {
+        info!(url = %format_args!("unix:{}", path.display()), "listening");
+    }
+    for path in service.admin_sockets() {
+        info!(url = %format_args!("unix:{}", path.display()), "operators are served");
+    }
+    for address in service.admin_addresses() {
+        info!(url = %format_args!("http://{address}"), "operators are served");
+    }
 }
 
 /// Whoever reads the log at night has neither the command line nor the file at hand.
@@ -48,9 +76,24 @@ fn announce(settings: &Settings, source: &ConfigSource) {
     );
 }
 
+const fn scheme(settings: &Settings) -> &'static str {
+    if settings.proxy.tls.is_some() { "https" } else { "http" }
+}
+
+/// Where it listens, for a line of text.
+fn addresses(service: &Service, scheme: &str) -> String {
+    let urls = service.addresses().iter().map(|address| format!("{scheme}://{address}"));
+    urls.collect::<Vec<_>>().join(", ")
+}
+
 /// Serves until a signal, then ends in the order that loses nothing; at once on a second signal.
-pub(super) async fn until_asked_to_end(service: Service) -> Result<(), Failure> {
+/// Calls `draining` in between.
+pub(super) async fn until_asked_to_end(
+    service: Service,
+    draining: impl FnOnce(),
+) -> Result<(), Failure> {
     let signal = asked_to_end().await.map_err(Failure::Signals)?;
+    draining();
     info!(signal, "draining: what is under way is finished; once more to end at once");
     tokio::select! {
         () = service.stop() => {}

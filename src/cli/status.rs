@@ -17,6 +17,7 @@ use crate::settings::{AdminSettings, ApplicationSettings, Settings};
 use crate::token::roster::{self, Line, Range};
 use crate::upstream::{Trust, client_config};
 
+mod ready;
 mod table;
 
 /// A proxy that runs answers at once; one that does not is no reason to wait.
@@ -28,6 +29,10 @@ pub(super) struct StatusFlags {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    /// Ask only a running proxy, at `admin.listen`, whether it should get requests; exits with 1 if
+    /// not: for health checks
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
     #[command(flatten)]
     configuration: ConfigurationFlags,
 }
@@ -55,6 +60,10 @@ struct Budget {
 pub(super) fn run(flags: StatusFlags, environment: Environment<'_>) -> Result<(), Failure> {
     let (source, overrides) = flags.configuration.split();
     let (settings, _) = Settings::load(&source, overrides, environment)?;
+    if flags.ready {
+        let (admin, mut out) = (settings.admin.as_ref(), io::stdout().lock());
+        return serve::runtime()?.block_on(ready::ask(admin, &mut out));
+    }
     let clock = Clock::system();
     let report = serve::runtime()?.block_on(report(&settings, &clock))?;
     match show(&report, flags.json, clock.now(), &mut io::stdout().lock()) {
@@ -176,7 +185,8 @@ mod tests {
     fn an_address_that_is_everywhere_is_asked_here() {
         let at = |listen: &[&str]| {
             let listen = listen.iter().map(|it| it.parse().unwrap()).collect();
-            address(&AdminSettings { listen, key: None, hosts: Vec::new() })
+            let sockets = Vec::new();
+            address(&AdminSettings { listen, sockets, key: None, hosts: Vec::new() })
         };
         assert_eq!(at(&["127.0.0.1:9090"]).as_deref(), Some("http://127.0.0.1:9090"));
         assert_eq!(at(&["0.0.0.0:9090"]).as_deref(), Some("http://127.0.0.1:9090"));

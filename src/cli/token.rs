@@ -19,7 +19,6 @@ use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::keeper::{Keeper, Unavailable};
 use crate::token::slot::LocalBearer;
-use crate::upstream::client_config;
 
 /// Time enough for whatever the script does next.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
@@ -56,7 +55,7 @@ pub(super) fn run(flags: TokenFlags, environment: Environment<'_>) -> Result<(),
 
 async fn bearer(settings: &Settings, name: Option<&str>) -> Result<Secret, Failure> {
     let clock = Clock::system();
-    let tls = client_config(&service::trust(settings)).map_err(StartError::from)?;
+    let tls = service::tls(settings).map_err(StartError::from)?;
     let identities = service::identities_on_demand(settings, &tls, &clock)?;
     let keeper = identities.keeper(choose(&identities, settings, name).await?);
     let there = identities.store().load(keeper.name()).await.map_err(StartError::from)?;

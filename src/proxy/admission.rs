@@ -14,6 +14,7 @@ use super::facade::Facade;
 use super::facade::pass::Pass;
 use super::headers::Found;
 use super::hostnames::Hostnames;
+use super::peers::{Caller, Peer};
 use super::record::Record;
 use super::routes::Site;
 use super::selection::{Asked, Chosen, Denied, Hint, Selection};
@@ -44,6 +45,21 @@ pub struct Entry {
     pub identity: Option<IdentityId>,
     /// Whether requests have to name a host that is known.
     pub is_guarded: bool,
+    /// Whether clients speak TLS there.
+    pub tls: bool,
+    /// Whose the connection is.
+    pub caller: Caller,
+}
+
+impl Entry {
+    /// The same for a connection whose other end is known. A browser may be led to call from a
+    /// client's network by a name of its page's own (DNS rebinding), so such a name has to be known.
+    #[must_use]
+    pub fn recognizing(self, peer: Peer<'_>, admission: &Admission) -> Self {
+        let (caller, by_address) = admission.selection.peers().find(peer);
+        let is_guarded = self.is_guarded || by_address && admission.hosts.guard_networks();
+        Self { is_guarded, caller, ..self }
+    }
 }
 
 /// Whose token a request is to carry.
@@ -107,7 +123,8 @@ impl Proxy {
         pass: Option<&Pass>,
     ) -> Result<(Whose, bool), ProxyError> {
         let selection = &self.admission.selection;
-        let caller = selection.caller(&head.headers, pass).map_err(ProxyError::Denied)?;
+        let caller =
+            selection.caller(&head.headers, pass, entry.caller).map_err(ProxyError::Denied)?;
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));

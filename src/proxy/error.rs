@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 
 use super::access::Refusal;
 use super::facade::Fault;
+use super::malformed::Malformed;
 use super::selection::Denied;
 use crate::policy::Refusal as OutOfPolicy;
 use crate::telemetry::chain;
@@ -69,12 +70,21 @@ pub enum ProxyError {
         /// Why, and until when.
         why: Unavailable,
     },
+    /// The request is none by HTTP/1.1's rules.
+    #[error("{0}")]
+    Malformed(Malformed),
     /// The client broke its own request off.
     #[error("the request's content ended early")]
     ClientBroke,
     /// RingCentral gave no answer.
     #[error("{}", chain(.0))]
     Upstream(#[source] SendError),
+}
+
+/// Whether `answer` is the proxy's own and says that the request's content broke off.
+pub fn blames_the_content<B>(answer: &Response<B>) -> bool {
+    let (_, code) = ProxyError::ClientBroke.status_and_code();
+    answer.headers().get(ERROR_FIELD).is_some_and(|it| it == code)
 }
 
 fn refusal_message(refusal: Refusal) -> &'static str {
@@ -133,9 +143,12 @@ impl ProxyError {
             Self::Refused(Refusal::WebSocketOnly) => (StatusCode::UPGRADE_REQUIRED, "RBR-113"),
             Self::Denied(Denied::PassExpired) => (StatusCode::UNAUTHORIZED, "RBR-119"),
             Self::Denied(Denied::PassVoid) => (StatusCode::UNAUTHORIZED, "RBR-120"),
+            Self::Denied(Denied::Stranger) => (StatusCode::FORBIDDEN, "RBR-155"),
+            Self::Denied(Denied::Ambiguous) => (StatusCode::FORBIDDEN, "RBR-156"),
             Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
             Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
             Self::Login(fault) => fault.status_and_code(),
+            Self::Malformed(malformed) => malformed.status_and_code(),
             Self::Policy { refusal, .. } => out_of_policy(refusal),
             Self::NoToken { why, .. } if why.terminal => {
                 (StatusCode::SERVICE_UNAVAILABLE, "RBR-202")
@@ -373,6 +386,8 @@ mod tests {
             ProxyError::Denied(Denied::PassVoid),
             ProxyError::Denied(Denied::NoKey),
             ProxyError::Denied(Denied::UnknownKey),
+            ProxyError::Denied(Denied::Stranger),
+            ProxyError::Denied(Denied::Ambiguous),
             ProxyError::Denied(Denied::NotBound { who: String::new(), identity: String::new() }),
             ProxyError::UnknownIdentity(String::new()),
             ProxyError::IdentityNotRead(String::new()),

@@ -277,7 +277,7 @@ fn reserved(name: &str) -> Kind {
     };
     let underscored = || {
         let name = name.replace('_', "-");
-        spelled(&name) || hop_by_hop(&name).is_some()
+        name == "content-length" || spelled(&name) || hop_by_hop(&name).is_some()
     };
     let ends = spelled(name) || (name.as_bytes().contains(&b'_') && underscored());
     if ends { Kind::Ends } else { Kind::Ours }
@@ -460,6 +460,7 @@ mod tests {
             ("x_ringbearer-identity", "boss"),
             ("proxy_authorization", "Basic x"),
             ("transfer_encoding", "chunked"),
+            ("content_length", "50"),
             ("x_custom", "kept"),
         ];
         assert_eq!(sent(&lines), ours_and(&["x_custom: kept"]));

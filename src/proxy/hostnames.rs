@@ -3,7 +3,8 @@
 //! A web page can make a name of its own lead to this machine (DNS rebinding). Its browser then takes
 //! the proxy for a part of that site: no `Origin` comes, scripts read the answers, and only `Host` tells.
 //! So where whoever reaches a listener may call, and that is on loopback, a request has to name a host
-//! that is known. An IP address in `Host` is no name that anybody could lead elsewhere.
+//! that is known; and so it has to where a client is known by its network, for the page's browser is in
+//! that, too. An IP address in `Host` is no name that anybody could lead elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,6 +21,8 @@ pub struct Hostnames {
     /// In lower case, with or without a port.
     known: Vec<String>,
     addresses: Vec<IpAddr>,
+    /// Whether it listens on every address of this machine.
+    is_everywhere: bool,
     demanded: Demanded,
 }
 
@@ -27,6 +30,8 @@ pub struct Hostnames {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demanded {
     Nowhere,
+    /// Of clients that are known by their network.
+    OfNetworks,
     /// On loopback, where nobody shows a key.
     WhereAnybodyCalls,
     Everywhere,
@@ -40,16 +45,19 @@ impl Hostnames {
             Configured::Usual if settings.clients.is_empty() => {
                 (&[][..], Demanded::WhereAnybodyCalls)
             }
-            Configured::Usual | Configured::Any => (&[][..], Demanded::Nowhere),
+            Configured::Usual => (&[][..], Demanded::OfNetworks),
+            Configured::Any => (&[][..], Demanded::Nowhere),
         };
         let identities = settings.identities.iter();
         let public = settings.proxy.public_url.iter().map(|url| url.authority.as_str().to_owned());
         let known = std::iter::once("localhost".to_owned()).chain(public);
         let known = known.chain(identities.clone().flat_map(|identity| identity.hosts.clone()));
         let listen = identities.flat_map(|identity| &identity.listen).chain(&settings.proxy.listen);
+        let listen = listen.map(SocketAddr::ip);
         Self {
             known: known.chain(configured.iter().cloned()).collect(),
-            addresses: listen.map(SocketAddr::ip).collect(),
+            is_everywhere: listen.clone().any(|ip| ip.is_unspecified()),
+            addresses: listen.collect(),
             demanded,
         }
     }
@@ -57,10 +65,20 @@ impl Hostnames {
     /// Whether requests that come in by `listener` have to name one of them.
     pub fn guard(&self, listener: SocketAddr) -> bool {
         match self.demanded {
-            Demanded::Nowhere => false,
+            Demanded::Nowhere | Demanded::OfNetworks => false,
             Demanded::WhereAnybodyCalls => listener.ip().to_canonical().is_loopback(),
             Demanded::Everywhere => true,
         }
+    }
+
+    /// Whether they have to where they come in by a Unix socket, which no browser opens.
+    pub fn guard_sockets(&self) -> bool {
+        self.demanded == Demanded::Everywhere
+    }
+
+    /// Whether they have to where the client is known by its network.
+    pub fn guard_networks(&self) -> bool {
+        self.demanded != Demanded::Nowhere
     }
 
     /// Whether every host that a request names is one of them. HTTP/1.0 may name none, and no browser
@@ -78,7 +96,9 @@ impl Hostnames {
             None => host.split_once(':').map_or(host, |(bare, _)| bare),
         };
         if let Ok(address) = bare.parse::<IpAddr>() {
-            return address.to_canonical().is_loopback() || self.addresses.contains(&address);
+            return self.is_everywhere
+                || address.to_canonical().is_loopback()
+                || self.addresses.contains(&address);
         }
         let is =
             |known: &String| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(bare);
@@ -178,5 +198,21 @@ mod tests {
         assert_eq!(guards("hosts = 'a.test'", ""), [true; 3]);
         assert_eq!(guards("hosts = 'a.test'", client), [true; 3]);
         assert_eq!(guards("hosts = '*'", ""), [false; 3]);
+        let sockets_and_networks = |proxy, more| {
+            let hostnames = hostnames(proxy, more);
+            (hostnames.guard_sockets(), hostnames.guard_networks())
+        };
+        assert_eq!(sockets_and_networks("", client), (false, true));
+        assert_eq!(sockets_and_networks("hosts = 'a.test'", client), (true, true));
+        assert_eq!(sockets_and_networks("hosts = '*'", client), (false, false));
+    }
+
+    #[test]
+    fn where_it_listens_everywhere_every_address_may_be_its_own() {
+        let some = hostnames("", "");
+        assert!(!included(&some, &["10.0.0.8:80"]));
+        let everywhere = Hostnames { is_everywhere: true, ..some };
+        assert!(included(&everywhere, &["10.0.0.8:80"]));
+        assert!(!included(&everywhere, &["evil.test"]));
     }
 }

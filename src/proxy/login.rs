@@ -15,6 +15,7 @@ use super::error::ProxyError;
 use super::facade::pass::{Keys, Kind, Pass};
 use super::facade::{Facade, Fault, Form, Grant, Holder, is_ours};
 use super::headers::Found;
+use super::peers::Caller;
 use super::record::Record;
 use super::selection::{Asked, Denied, Hint};
 use super::{Outbound, Proxy};
@@ -35,6 +36,8 @@ pub(super) struct Call {
     pub(super) content: Incoming,
     pub(super) found: Found,
     pub(super) fixed: Option<IdentityId>,
+    /// Whose the connection is.
+    pub(super) by: Caller,
     /// The identity that its path has named.
     pub(super) path: Option<Box<str>>,
 }
@@ -94,13 +97,13 @@ impl Proxy {
 
     async fn log_in(
         &self,
-        Call { head, content, found, fixed, path, .. }: Call,
+        Call { head, content, found, fixed, by, path, .. }: Call,
         record: &mut Record,
     ) -> Result<Response<Bytes>, ProxyError> {
         let form = self.read_post(&head.method, content).await?;
         let grant = form.grant().map_err(ProxyError::Login)?;
         let client_id = form.client_id(&head.headers).map_err(ProxyError::Login)?;
-        let client = self.client(&head, &form, client_id.as_deref())?;
+        let client = self.client(&head, &form, client_id.as_deref(), by)?;
         let keys = self.facade_keys().await?;
         let now = self.timers.now();
         let bought = match &grant {
@@ -138,7 +141,7 @@ impl Proxy {
     async fn introspect(&self, call: Call) -> Result<Response<Bytes>, ProxyError> {
         let form = self.read_post(&call.head.method, call.content).await?;
         let client_id = form.client_id(&call.head.headers).map_err(ProxyError::Login)?;
-        let client = self.client(&call.head, &form, client_id.as_deref())?;
+        let client = self.client(&call.head, &form, client_id.as_deref(), call.by)?;
         let token = form.get("token").map_err(ProxyError::Login)?;
         let token = token.ok_or(ProxyError::Login(Fault::Request("token is missing")))?;
         let (keys, now) = (self.facade_keys().await?, self.timers.now());
@@ -173,16 +176,19 @@ impl Proxy {
         Ok(Facade::farewell())
     }
 
-    /// Who logs in; none where nobody shows a key.
+    /// Who logs in; none where anybody may.
     fn client(
         &self,
         head: &Parts,
         form: &Form,
         client_id: Option<&str>,
+        by: Caller,
     ) -> Result<Option<&ClientSettings>, ProxyError> {
         let secret = form.get("client_secret").map_err(ProxyError::Login)?;
         let selection = &self.admission.selection;
-        selection.log_in(&head.headers, client_id, secret).ok_or(ProxyError::Login(Fault::Client))
+        selection
+            .log_in(&head.headers, client_id, secret, by)
+            .ok_or(ProxyError::Login(Fault::Client))
     }
 
     /// The identity that a refresh token is for. Where nobody shows a key, any text buys a new pair:

@@ -21,13 +21,13 @@ const REMEMBERED: usize = 16;
 pub(super) struct Public {
     /// Origins of RingCentral's, and the path that leads to each.
     origins: Vec<(String, String)>,
-    scheme: &'static str,
     fixed: Option<(String, Base)>,
     seen: RefCell<Vec<Seen>>,
 }
 
 /// A link map that was made before.
 struct Seen {
+    tls: bool,
     host: Box<[u8]>,
     identity: Box<str>,
     base: Base,
@@ -43,8 +43,8 @@ impl fmt::Debug for Public {
 }
 
 impl Public {
-    /// `url` is `proxy.public_url`; `tls` says how clients reach the proxy without one.
-    pub(super) fn new(upstream: &UpstreamSettings, url: Option<&Origin>, tls: bool) -> Self {
+    /// `url` is `proxy.public_url`.
+    pub(super) fn new(upstream: &UpstreamSettings, url: Option<&Origin>) -> Self {
         let mut origins = vec![(upstream.origin.to_string(), String::new())];
         for host in upstream.hosts.iter().filter(|host| host.rewrite_links) {
             let origin = host.origin.to_string();
@@ -53,19 +53,19 @@ impl Public {
                 origins.push((origin, path_of(&host.name)));
             }
         }
-        let mut public = Self {
-            origins,
-            scheme: if tls { "https://" } else { "http://" },
-            fixed: None,
-            seen: RefCell::default(),
-        };
+        let mut public = Self { origins, fixed: None, seen: RefCell::default() };
         public.fixed = url.map(|url| (url.to_string(), public.map_to(&url.to_string())));
         public
     }
 
     /// Where the links of an answer to this request lead, under the prefix of the identity that its
-    /// path has named; `None` if nobody could say.
-    pub(super) fn links(&self, head: &Parts, identity: Option<&str>) -> Option<Arc<LinkMap>> {
+    /// path has named; `None` if nobody could say. `tls` says how it came.
+    pub(super) fn links(
+        &self,
+        head: &Parts,
+        identity: Option<&str>,
+        tls: bool,
+    ) -> Option<Arc<LinkMap>> {
         let host = match (&self.fixed, identity) {
             (Some((_, fixed)), None) => return fixed.clone(),
             (Some((url, _)), Some(_)) => url.as_bytes(),
@@ -76,19 +76,24 @@ impl Public {
         };
         let name = identity.unwrap_or_default();
         let mut seen = self.seen.borrow_mut();
-        let is_same = |seen: &&Seen| *seen.host == *host && *seen.identity == *name;
+        let is_same =
+            |seen: &&Seen| *seen.host == *host && *seen.identity == *name && seen.tls == tls;
         if let Some(seen) = seen.iter().find(is_same) {
             return seen.base.clone();
         }
         let base = std::str::from_utf8(host).ok().and_then(|host| {
-            let scheme = if self.fixed.is_some() { "" } else { self.scheme };
+            let scheme = match &self.fixed {
+                Some(_) => "",
+                None if tls => "https://",
+                None => "http://",
+            };
             let prefix = identity.map(identity_path).unwrap_or_default();
             self.map_to(&format!("{scheme}{host}{prefix}"))
         });
         if seen.len() == REMEMBERED {
             seen.remove(0);
         }
-        seen.push(Seen { host: host.into(), identity: name.into(), base: base.clone() });
+        seen.push(Seen { tls, host: host.into(), identity: name.into(), base: base.clone() });
         base
     }
 
@@ -127,6 +132,8 @@ mod tests {
                 host("again", "https://platform.ringcentral.com", false),
             ],
             ca_file: None,
+            client_certificate: None,
+            tls_key_log_file: None,
             http_proxy: None,
             http2: false,
             connect_timeout: Duration::from_secs(1),
@@ -136,15 +143,19 @@ mod tests {
     }
 
     fn led_back(public: &Public, host: &str, link: &str) -> Option<String> {
+        led_back_by(public, false, host, link)
+    }
+
+    fn led_back_by(public: &Public, tls: bool, host: &str, link: &str) -> Option<String> {
         let request = Request::builder().uri("/restapi").header("host", host).body(()).unwrap();
-        let links = public.links(&request.into_parts().0, None)?;
+        let links = public.links(&request.into_parts().0, None, tls)?;
         let rewritten = links.rewrite(link.as_bytes())?;
         Some(String::from_utf8(rewritten.to_vec()).unwrap())
     }
 
     #[test]
     fn links_lead_to_where_the_client_has_come_to() {
-        let public = Public::new(&upstream(), None, false);
+        let public = Public::new(&upstream(), None);
         for (host, link, expected) in [
             ("127.0.0.1:8080", "https://platform.ringcentral.com/a", "http://127.0.0.1:8080/a"),
             (
@@ -156,15 +167,20 @@ mod tests {
         ] {
             assert_eq!(led_back(&public, host, link).as_deref(), Some(expected));
         }
-        let tls = Public::new(&upstream(), None, true);
-        let socket = led_back(&tls, "a.test", "wss://ws-api.ringcentral.com/ws");
-        assert_eq!(socket.as_deref(), Some("wss://a.test/.ringbearer/ws/ws"));
+        for (tls, expected) in [
+            (true, "wss://a.test/.ringbearer/ws/ws"),
+            (false, "ws://a.test/.ringbearer/ws/ws"),
+            (true, "wss://a.test/.ringbearer/ws/ws"),
+        ] {
+            let socket = led_back_by(&public, tls, "a.test", "wss://ws-api.ringcentral.com/ws");
+            assert_eq!(socket.as_deref(), Some(expected), "one host, both ways");
+        }
     }
 
     #[test]
     fn a_configured_url_counts_whatever_the_client_says() {
         let url = Origin::parse("https://rc.example.com").unwrap();
-        let public = Public::new(&upstream(), Some(&url), false);
+        let public = Public::new(&upstream(), Some(&url));
         let link = led_back(&public, "evil.test", "https://platform.ringcentral.com/a");
         assert_eq!(link.as_deref(), Some("https://rc.example.com/a"));
     }
@@ -173,12 +189,12 @@ mod tests {
     fn under_an_identitys_prefix_links_stay_there() {
         let link = |public: &Public, identity, link: &str| {
             let request = Request::builder().uri("/a").header("host", "a.test").body(()).unwrap();
-            let links = public.links(&request.into_parts().0, Some(identity)).unwrap();
+            let links = public.links(&request.into_parts().0, Some(identity), false).unwrap();
             String::from_utf8(links.rewrite(link.as_bytes()).unwrap().to_vec()).unwrap()
         };
         let url = Origin::parse("https://rc.example.com").unwrap();
-        let configured = Public::new(&upstream(), Some(&url), false);
-        let plain = Public::new(&upstream(), None, false);
+        let configured = Public::new(&upstream(), Some(&url));
+        let plain = Public::new(&upstream(), None);
         for (public, base) in [(&configured, "https://rc.example.com"), (&plain, "http://a.test")] {
             for identity in ["sales", "hr", "sales"] {
                 assert_eq!(
@@ -201,7 +217,7 @@ mod tests {
     fn links_to_a_host_that_is_to_be_left_alone_stay() {
         let mut upstream = upstream();
         upstream.hosts[0].rewrite_links = false;
-        let public = Public::new(&upstream, None, false);
+        let public = Public::new(&upstream, None);
         assert_eq!(led_back(&public, "a.test", "https://media.ringcentral.com/a"), None);
         let socket = led_back(&public, "a.test", "wss://ws-api.ringcentral.com/a");
         assert_eq!(socket.as_deref(), Some("ws://a.test/.ringbearer/ws/a"));
@@ -209,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_host_that_is_none_leaves_links_alone_and_hosts_do_not_pile_up() {
-        let public = Public::new(&upstream(), None, false);
+        let public = Public::new(&upstream(), None);
         for host in ["a\"b", "", "a b", "a/../b?c"] {
             assert_eq!(
                 led_back(&public, host, "https://platform.ringcentral.com/"),

@@ -2,7 +2,8 @@
 //!
 //! Without clients in the configuration whoever reaches a listener may call. With them, a request
 //! shows a key: as Bearer, as the password of Basic, or in `X-Api-Key`; or a token that the facade
-//! gave for one. Then, in this order: the identity of the listener, which nothing a client sends can
+//! gave for one; or it comes in by a connection that is known ([`peers`](super::peers)). A key says
+//! more exactly who calls than a connection does, so it decides where both are there. Then, in this order: the identity of the listener, which nothing a client sends can
 //! change; that of the path (`/.ringbearer/as/NAME/`, for clients that keep the path of their base
 //! URL; several SDKs drop it); `X-Ringbearer-Identity`; the identity that the token is for; that of
 //! the host; at a login, the one that the client id names; the client's usual one; the only one there
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::facade::pass::Pass;
 use super::headers::Found;
+use super::peers::{Caller, Peers};
 use super::routes::AS;
 use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
@@ -30,6 +32,9 @@ pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     clients: Vec<ClientSettings>,
+    peers: Peers,
+    /// Whether any of them has a key.
+    has_keys: bool,
     hosts: HashMap<String, String>,
 }
 
@@ -76,6 +81,17 @@ pub enum Denied {
         "this proxy asks for a client key: send it as Bearer, as the password of Basic, or in X-Api-Key"
     )]
     NoKey,
+    /// The connection is no client's, and no client has a key.
+    #[error(
+        "this proxy knows its clients by certificate, Unix user or network, and this connection is \
+         none of theirs: see [client.NAME]"
+    )]
+    Stranger,
+    /// The certificate has the names of two clients.
+    #[error(
+        "the client certificate has the names of two clients: see tls_subject of [client.NAME]"
+    )]
+    Ambiguous,
     /// The key is nobody's.
     #[error("the client key is not known here: see [client.NAME] and `ringbearer keygen`")]
     UnknownKey,
@@ -104,12 +120,22 @@ impl Selection {
         let hosts = identities.into_iter().flat_map(|identity| {
             identity.hosts.iter().map(|host| (host.clone(), identity.name.clone()))
         });
-        Self { clients: clients.to_vec(), hosts: hosts.collect() }
+        Self {
+            clients: clients.to_vec(),
+            peers: Peers::new(clients),
+            has_keys: clients.iter().any(|client| !client.keys.is_empty()),
+            hosts: hosts.collect(),
+        }
     }
 
-    /// Whether callers have to show a key.
+    /// Whether callers have to be known, by a key or otherwise.
     pub fn asks_for_key(&self) -> bool {
         !self.clients.is_empty()
+    }
+
+    /// The clients by their connections.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// As whom the request is to be sent. `pass` is the facade's token that it shows, if it does.
@@ -117,51 +143,90 @@ impl Selection {
         &'a self,
         asked: Asked<'a>,
         pass: Option<&'a Pass>,
+        by: Caller,
     ) -> Result<Chosen<'a>, Denied> {
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
-        self.choose_for(self.caller(asked.fields, pass)?, asked, hint)
+        self.choose_for(self.caller(asked.fields, pass, by)?, asked, hint)
     }
 
-    /// Who calls; none where nobody shows a key. `pass` is the facade's token that is shown.
+    /// Who calls; none where anybody may. `pass` is the facade's token that is shown, `by` whose the
+    /// connection is.
     pub fn caller(
         &self,
         fields: &HeaderMap,
         pass: Option<&Pass>,
+        by: Caller,
     ) -> Result<Option<&ClientSettings>, Denied> {
         if let Some(pass) = pass {
-            return self.holder(pass);
+            return self.holder(pass, by);
         }
         if !self.asks_for_key() {
             return Ok(None);
         }
-        let key = shown_key(fields).ok_or(Denied::NoKey)?;
-        self.client(&key).map(Some).ok_or(Denied::UnknownKey)
+        let key = if self.has_keys { shown_key(fields) } else { None };
+        self.known(key.as_deref().map(Vec::as_slice), fields, by).map(Some)
     }
 
-    /// Whose pass it is, if they may still call as its identity; none where nobody shows a key.
-    pub fn holder(&self, pass: &Pass) -> Result<Option<&ClientSettings>, Denied> {
+    /// Whose pass it is, if they may still call as its identity; none where anybody may. Who is known
+    /// by connections only is it by no other.
+    pub fn holder(&self, pass: &Pass, by: Caller) -> Result<Option<&ClientSettings>, Denied> {
         let client = match &pass.client {
             None if !self.asks_for_key() => return Ok(None),
             None => None,
             Some(name) => self.clients.iter().find(|client| client.name == *name),
         };
+        let is_here = |client: &&ClientSettings| {
+            let connected = || self.connected(by).ok().flatten();
+            !client.keys.is_empty() || connected().is_some_and(|it| it.name == client.name)
+        };
         let client = client.filter(|client| client.identities.includes(&pass.identity));
-        client.map(Some).ok_or(Denied::PassVoid)
+        client.filter(is_here).map(Some).ok_or(Denied::PassVoid)
     }
 
-    /// Who logs in with this id and this secret, or with the key that the fields show; `None` if
-    /// that is nobody. Where nobody shows a key, anybody may.
+    /// Whose the key is, or else the connection. What was sent as a key on purpose has to be one; a
+    /// Bearer or a password may be whatever an app has, where it needs none.
+    fn known(
+        &self,
+        key: Option<&[u8]>,
+        fields: &HeaderMap,
+        by: Caller,
+    ) -> Result<&ClientSettings, Denied> {
+        let denied = match key {
+            Some(key) => match self.client(key) {
+                Some(client) => return Ok(client),
+                None if fields.contains_key(API_KEY) => return Err(Denied::UnknownKey),
+                None => Denied::UnknownKey,
+            },
+            None if self.has_keys => Denied::NoKey,
+            None => Denied::Stranger,
+        };
+        self.connected(by)?.ok_or(denied)
+    }
+
+    /// Whose the connection is.
+    fn connected(&self, by: Caller) -> Result<Option<&ClientSettings>, Denied> {
+        match by {
+            Caller::Unknown => Ok(None),
+            Caller::Known(id) => Ok(self.peers.index(id).and_then(|index| self.clients.get(index))),
+            Caller::Ambiguous => Err(Denied::Ambiguous),
+        }
+    }
+
+    /// Who logs in with this id and this secret, or with the key that the fields show, or by their
+    /// connection; `None` if that is nobody. Where there are no clients, anybody may.
     pub fn log_in(
         &self,
         fields: &HeaderMap,
         client_id: Option<&str>,
         secret: Option<&str>,
+        by: Caller,
     ) -> Option<Option<&ClientSettings>> {
         if !self.asks_for_key() {
             return Some(None);
         }
         let shown = secret.map(|secret| Zeroizing::new(secret.as_bytes().to_vec()));
-        let client = self.client(&shown_key(fields).or(shown)?)?;
+        let shown = shown_key(fields).or(shown);
+        let client = self.known(shown.as_deref().map(Vec::as_slice), fields, by).ok()?;
         let demanded = client.client_id.as_deref();
         demanded.is_none_or(|demanded| client_id == Some(demanded)).then_some(Some(client))
     }
@@ -276,28 +341,55 @@ fn shown_key(fields: &HeaderMap) -> Option<Zeroizing<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use http::HeaderValue;
 
+    use super::super::peers::{Peer, Place};
     use super::*;
+    use crate::settings::PeerSettings;
 
     fn client(name: &str, keys: &[&str], identities: Bound) -> ClientSettings {
         let keys = keys.iter().map(|key| KeyDigest::of(key.as_bytes())).collect();
-        let name = name.into();
-        let (client_id, policy) = (None, None);
-        ClientSettings { name, keys, identities, client_id, rewrite_links: true, policy }
+        let peers = PeerSettings::default();
+        ClientSettings {
+            name: name.into(),
+            keys,
+            peers,
+            identities,
+            client_id: None,
+            rewrite_links: true,
+            policy: None,
+        }
+    }
+
+    fn with(clients: &[ClientSettings]) -> Selection {
+        let hosts = [("sales.test", "sales"), ("hr.test:8080", "hr")];
+        let hosts = hosts.map(|(host, name)| (host.into(), name.into())).into();
+        Selection { hosts, ..Selection::new(clients, []) }
     }
 
     fn selection() -> Selection {
         let bound = Bound::To(vec!["sales".into(), "support".into()]);
-        let hosts = [("sales.test", "sales"), ("hr.test:8080", "hr")];
-        Selection {
-            clients: vec![
-                client("billing", &["key-1", "key-2"], bound),
-                client("operator", &["key-3"], Bound::Any),
-            ],
-            hosts: hosts.map(|(host, name)| (host.into(), name.into())).into(),
-        }
+        let operator = client("operator", &["key-3"], Bound::Any);
+        with(&[client("billing", &["key-1", "key-2"], bound), operator])
     }
+
+    /// `gateway` has a key and a network, `cron` is user 1000 and nothing else.
+    fn connected() -> Selection {
+        let mut gateway = client("gateway", &["key-1"], Bound::To(vec!["sales".into()]));
+        gateway.peers.networks = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut cron = client("cron", &[], Bound::To(vec!["hr".into()]));
+        cron.peers.users = vec![1000];
+        with(&[gateway, cron])
+    }
+
+    fn by(selection: &Selection, place: Place) -> Caller {
+        selection.peers().find(Peer { place, names: &[] }).0
+    }
+
+    const USER: Place = Place::Unix { uid: 1000, gid: 1000 };
+    const INSIDE: Place = Place::Address(IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)));
 
     fn choose(
         selection: &Selection,
@@ -310,7 +402,7 @@ mod tests {
         }
         let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
         let asked = Asked { fixed, path: None, uri: &uri, fields: &fields, found: &found };
-        selection.choose(asked, None).map(name)
+        selection.choose(asked, None, Caller::Unknown).map(name)
     }
 
     fn name(chosen: Chosen<'_>) -> String {
@@ -326,7 +418,7 @@ mod tests {
     }
 
     fn open() -> Selection {
-        Selection { clients: Vec::new(), ..selection() }
+        with(&[])
     }
 
     #[test]
@@ -444,7 +536,7 @@ mod tests {
                 }
                 let (uri, found) = (Uri::from_static("/restapi"), Found::in_request(&fields));
                 let asked = Asked { fixed, path: None, uri: &uri, fields: &fields, found: &found };
-                selection.choose(asked, Some(pass)).map(name)
+                selection.choose(asked, Some(pass), Caller::Unknown).map(name)
             };
         let billing = pass(Some("billing"), "support");
         let (asking, field) = (selection(), "x-ringbearer-identity");
@@ -480,7 +572,9 @@ mod tests {
             if !authorization.is_empty() {
                 fields.insert(AUTHORIZATION, authorization.parse().unwrap());
             }
-            asking.log_in(&fields, id, secret).map(|client| client.unwrap().name.clone())
+            asking
+                .log_in(&fields, id, secret, Caller::Unknown)
+                .map(|client| client.unwrap().name.clone())
         };
         let basic = format!("Basic {}", BASE64_STANDARD.encode("junk:key-1"));
         assert_eq!(log_in(Some("junk"), None, &basic), Some("billing".into()));
@@ -490,7 +584,85 @@ mod tests {
         assert_eq!(log_in(None, Some("key-3"), ""), None);
         assert_eq!(log_in(Some("billing"), Some("key-9"), ""), None);
         assert_eq!(log_in(Some("billing"), None, ""), None);
-        assert_eq!(open().log_in(&HeaderMap::new(), None, None).map(|it| it.is_none()), Some(true));
+        assert_eq!(
+            open().log_in(&HeaderMap::new(), None, None, Caller::Unknown).map(|it| it.is_none()),
+            Some(true)
+        );
+    }
+
+    #[test]
+    fn a_connection_that_is_known_needs_no_key_and_a_key_that_is_known_says_more() {
+        let selection = connected();
+        let called = |place, lines: &[(&'static str, &'static str)]| {
+            let mut fields = HeaderMap::new();
+            for (name, value) in lines {
+                fields.append(*name, HeaderValue::from_static(value));
+            }
+            let client = selection.caller(&fields, None, by(&selection, place));
+            client.map(|client| client.unwrap().name.clone())
+        };
+        let gateway = Ok("gateway".to_owned());
+        let cron = Ok("cron".to_owned());
+        let (key, wrong) = (("x-api-key", "key-1"), ("x-api-key", "key-9"));
+        let junk = ("authorization", "Bearer undefined");
+        assert_eq!(called(INSIDE, &[]), gateway);
+        assert_eq!(called(INSIDE, &[key]), gateway);
+        assert_eq!(called(INSIDE, &[junk]), gateway);
+        assert_eq!(called(INSIDE, &[wrong]), Err(Denied::UnknownKey));
+        assert_eq!(called(USER, &[]), cron);
+        assert_eq!(called(USER, &[junk]), cron);
+        assert_eq!(called(USER, &[wrong]), Err(Denied::UnknownKey));
+        assert_eq!(called(USER, &[key]), gateway, "the key says more");
+        assert_eq!(called(USER, &[("authorization", "Bearer key-1")]), gateway);
+        assert_eq!(called(Place::Unknown, &[]), Err(Denied::NoKey));
+        assert_eq!(called(Place::Unknown, &[junk]), Err(Denied::UnknownKey));
+    }
+
+    #[test]
+    fn where_no_client_has_a_key_none_is_looked_for() {
+        let selection = with(&connected().clients[1..]);
+        let called = |place, key: &'static str| {
+            let mut fields = HeaderMap::new();
+            fields.insert(API_KEY, HeaderValue::from_static(key));
+            let client = selection.caller(&fields, None, by(&selection, place));
+            client.map(|client| client.unwrap().name.clone())
+        };
+        assert_eq!(called(USER, "any"), Ok("cron".to_owned()));
+        assert_eq!(called(INSIDE, "any"), Err(Denied::Stranger));
+        let other = with(&connected().clients[1..]);
+        let elsewhere = selection.caller(&HeaderMap::new(), None, by(&other, USER));
+        assert_eq!(elsewhere.map(|_| ()), Err(Denied::Stranger), "of another configuration");
+        let ambiguous = selection.caller(&HeaderMap::new(), None, Caller::Ambiguous);
+        assert_eq!(ambiguous.map(|_| ()), Err(Denied::Ambiguous));
+    }
+
+    #[test]
+    fn a_token_of_somebody_without_a_key_is_good_on_their_connection_only() {
+        let selection = connected();
+        let holds = |client, identity, place| {
+            let pass = pass(Some(client), identity);
+            selection.holder(&pass, by(&selection, place)).map(|it| it.unwrap().name.clone())
+        };
+        assert_eq!(holds("cron", "hr", USER), Ok("cron".into()));
+        assert_eq!(holds("cron", "hr", INSIDE), Err(Denied::PassVoid));
+        assert_eq!(holds("cron", "hr", Place::Unknown), Err(Denied::PassVoid));
+        assert_eq!(holds("cron", "sales", USER), Err(Denied::PassVoid));
+        assert_eq!(holds("gateway", "sales", Place::Unknown), Ok("gateway".into()));
+        assert_eq!(holds("gateway", "sales", USER), Ok("gateway".into()));
+    }
+
+    #[test]
+    fn a_login_over_a_known_connection_may_show_any_secret() {
+        let selection = connected();
+        let log_in = |secret, place| {
+            let client =
+                selection.log_in(&HeaderMap::new(), Some("any"), secret, by(&selection, place));
+            client.map(|client| client.unwrap().name.clone())
+        };
+        assert_eq!(log_in(Some("any"), USER), Some("cron".into()));
+        assert_eq!(log_in(None, USER), Some("cron".into()));
+        assert_eq!(log_in(Some("key-1"), USER), Some("gateway".into()));
+        assert_eq!(log_in(Some("any"), Place::Unknown), None);
     }
 
     #[test]

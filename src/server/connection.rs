@@ -19,6 +19,8 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
+use super::guard::{Post, Waits};
+use super::patience::Patience;
 use crate::metrics::traffic::Tally;
 use crate::timers::Deadline;
 use crate::upstream::LocalExecutor;
@@ -32,7 +34,9 @@ pub(super) struct Connections(Rc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The task of every open connection.
+    /// How many there are, from the moment of their acceptance.
+    guests: Cell<usize>,
+    /// The task of every connection that has begun.
     tasks: RefCell<Slab<Waker>>,
     /// Whether connections are to end as soon as they can.
     closing: Cell<bool>,
@@ -40,9 +44,15 @@ struct Shared {
 }
 
 impl Connections {
+    /// One that has just been accepted. Its task may be a while in coming, and the end waits for it.
+    pub(super) fn guest(&self) -> Guest {
+        self.0.guests.set(self.0.guests.get() + 1);
+        Guest(self.clone())
+    }
+
     /// How many are open.
     pub(super) fn count(&self) -> usize {
-        self.0.tasks.borrow().len()
+        self.0.guests.get()
     }
 
     /// Tells every connection to finish the request in progress and end.
@@ -59,6 +69,20 @@ impl Connections {
     }
 }
 
+/// A connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Guest(Connections);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Shared { guests, all_gone, .. } = &*self.0.0;
+        guests.set(guests.get() - 1);
+        if guests.get() == 0 {
+            all_gone.notify_one();
+        }
+    }
+}
+
 /// Whether requests are in progress on one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -66,13 +90,18 @@ pub(super) struct Activity {
     requests: Cell<u32>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
+    post: Arc<Post>,
 }
 
 impl Activity {
-    /// None, on the thread of `tally`.
-    pub(super) fn new(tally: &Arc<Tally>) -> Rc<Self> {
+    /// None yet, on the thread of `tally`. `post` is what the connection's guard has to say.
+    pub(super) fn new(tally: &Arc<Tally>, post: Arc<Post>) -> Rc<Self> {
         let (requests, fell_idle) = (Cell::default(), Cell::default());
-        Rc::new(Self { tally: Arc::clone(tally), requests, fell_idle })
+        Rc::new(Self { tally: Arc::clone(tally), requests, fell_idle, post })
+    }
+
+    pub(super) fn post(&self) -> &Arc<Post> {
+        &self.post
     }
 }
 
@@ -94,11 +123,15 @@ impl Busy {
     pub(super) fn answered(&mut self) {
         self.is_answered = true;
     }
+
+    pub(super) fn post(&self) -> &Post {
+        &self.activity.post
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Activity { tally, requests, fell_idle } = &*self.activity;
+        let Activity { tally, requests, fell_idle, .. } = &*self.activity;
         requests.set(requests.get() - 1);
         fell_idle.set(true);
         tally.in_progress.sub(1);
@@ -114,6 +147,7 @@ pub(super) struct Serving<C> {
     activity: Rc<Activity>,
     idle: Deadline,
     idle_timeout: Duration,
+    patience: Patience,
     connections: Connections,
     key: Option<usize>,
     told: bool,
@@ -177,10 +211,12 @@ impl<C: Drainable> Serving<C> {
         connections: Connections,
         idle: Deadline,
         idle_timeout: Duration,
+        patience: Patience,
     ) -> Self {
         activity.tally.accepted.add(1);
         activity.tally.connections.add(1);
-        Self { connection, activity, idle, idle_timeout, connections, key: None, told: false }
+        let (key, told) = (None, false);
+        Self { connection, activity, idle, idle_timeout, patience, connections, key, told }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -190,13 +226,29 @@ impl<C: Drainable> Serving<C> {
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.requests.get() > 0 {
+        if self.activity.requests.get() > 0 || self.patience.is_for_a_head() {
             return false;
         }
         if self.activity.fell_idle.replace(false) {
             self.idle.reset(self.idle_timeout);
         }
         self.idle.poll(cx).is_ready()
+    }
+
+    /// Drives the connection, and again once it has been told that its client has been given up.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        let driven = self.connection.as_mut().poll(cx);
+        if driven.is_ready() {
+            return driven;
+        }
+        match self.patience.poll_end(cx) {
+            None | Some(Waits::Not) => Poll::Pending,
+            Some(Waits::First | Waits::Late) => Poll::Ready(Ok(())),
+            Some(Waits::Head(_)) => {
+                self.patience.give_up();
+                self.connection.as_mut().poll(cx)
+            }
+        }
     }
 }
 
@@ -213,7 +265,7 @@ impl<C: Drainable> Future for Serving<C> {
             self.idle_timeout = limit;
             self.idle.reset(limit);
         }
-        match self.connection.as_mut().poll(cx) {
+        match self.drive(cx) {
             Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => Poll::Ready(()),
@@ -229,11 +281,7 @@ impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
         self.activity.tally.connections.sub(1);
         if let Some(key) = self.key {
-            let mut tasks = self.connections.0.tasks.borrow_mut();
-            tasks.remove(key);
-            if tasks.is_empty() {
-                self.connections.0.all_gone.notify_one();
-            }
+            self.connections.0.tasks.borrow_mut().remove(key);
         }
     }
 }

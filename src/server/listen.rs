@@ -1,10 +1,16 @@
-//! Listening sockets: one per address and worker.
+//! Listening sockets: one per address and worker, and one per path for all workers.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Passed;
+use super::arrival::Listener;
+use crate::settings::SocketSettings;
+use crate::socket_file::{SharedSocket, SocketError};
 
 /// Connections that the kernel may hold while a worker is busy.
 const BACKLOG: i32 = 4096;
@@ -24,38 +30,128 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
 }
 
-/// The bound sockets of a server.
+/// The bound sockets of a server. It keeps them while it runs, so that a successor can have the very
+/// same ones: a connection that the kernel holds in a backlog belongs to the socket, not to a server.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    pub(super) addresses: Vec<SocketAddr>,
-    pub(super) per_worker: Vec<Vec<TcpListener>>,
+    addresses: Vec<Bound>,
+    /// Of these there is one for all workers: the kernel has no `SO_REUSEPORT` there.
+    files: Vec<SharedSocket>,
 }
 
-/// Binds every address once for each worker.
-pub(super) fn bind(
-    addresses: &[SocketAddr],
-    workers: NonZeroUsize,
-) -> Result<Sockets, ListenError> {
-    let mut per_worker: Vec<_> = (0..workers.get()).map(|_| Vec::new()).collect();
-    let mut bound = Vec::new();
-    for &address in addresses {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse(address),
-            _ => ListenError::Bind { address, source },
-        };
-        // With SO_REUSEPORT the kernel would let a second proxy share the port without a word.
-        drop(listener(address, false).map_err(failed)?);
-        let mut chosen = address;
-        for listeners in &mut per_worker {
-            let listener = listener(chosen, true).map_err(failed)?;
-            chosen = listener.local_addr().map_err(failed)?;
-            listeners.push(listener);
-        }
-        bound.push(chosen);
+/// One address.
+#[derive(Debug)]
+struct Bound {
+    /// As it was asked for, with port 0 perhaps.
+    wanted: SocketAddr,
+    chosen: SocketAddr,
+    listeners: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// Binds every address once for each worker and every Unix socket once, or takes what `inherited`
+    /// has of them.
+    pub(super) fn bind(
+        addresses: &[SocketAddr],
+        files: &[SocketSettings],
+        workers: NonZeroUsize,
+        passed: &mut Passed,
+        inherited: Option<&Self>,
+    ) -> Result<Self, ListenError> {
+        let known = inherited.map_or(&[][..], |sockets| &sockets.addresses);
+        let addresses = addresses.iter().map(|&address| {
+            match known.iter().find(|bound| bound.wanted == address) {
+                Some(bound) => bound.again(workers),
+                None => match passed.take(address).map_err(failed(address))? {
+                    Some(socket) => Bound::of(address, &socket, workers),
+                    None => Bound::new(address, workers),
+                },
+            }
+        });
+        let addresses = addresses.collect::<Result<_, _>>()?;
+        let known = inherited.map_or(&[][..], |sockets| &sockets.files);
+        let files = files.iter().map(|settings| SharedSocket::bind(settings, known));
+        Ok(Self { addresses, files: files.collect::<Result<_, _>>()? })
     }
-    Ok(Sockets { addresses: bound, per_worker })
+
+    /// Where they listen, with the ports that the system chose.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.iter().map(|bound| bound.chosen).collect()
+    }
+
+    /// The Unix sockets among them.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(SharedSocket::path)
+    }
+
+    /// The listeners of each worker, each with the index of its address or, behind these, its file.
+    pub(super) fn per_worker(
+        &self,
+        workers: NonZeroUsize,
+    ) -> Result<Vec<Vec<(usize, Listener)>>, ListenError> {
+        let mut per_worker: Vec<_> = (0..workers.get()).map(|_| Vec::new()).collect();
+        for (index, bound) in self.addresses.iter().enumerate() {
+            // One that nobody listened to would keep its share of the connections for itself.
+            for (turn, listener) in bound.listeners.iter().enumerate() {
+                let listener = listener.try_clone().map_err(failed(bound.chosen))?;
+                per_worker[turn % workers].push((index, Listener::Tcp(listener)));
+            }
+        }
+        for (index, file) in (self.addresses.len()..).zip(&self.files) {
+            for listeners in &mut per_worker {
+                listeners.push((index, Listener::Unix(file.listener()?)));
+            }
+        }
+        Ok(per_worker)
+    }
+}
+
+impl Bound {
+    fn new(wanted: SocketAddr, workers: NonZeroUsize) -> Result<Self, ListenError> {
+        // With SO_REUSEPORT the kernel would let a second proxy share the port without a word.
+        drop(listener(wanted, false).map_err(failed(wanted))?);
+        let new = Self { wanted, chosen: wanted, listeners: Vec::new() };
+        new.filled_up(workers)
+    }
+
+    /// A socket that was passed, once for each worker.
+    fn of(
+        address: SocketAddr,
+        socket: &TcpListener,
+        workers: NonZeroUsize,
+    ) -> Result<Self, ListenError> {
+        let each = (0..workers.get()).map(|_| socket.try_clone());
+        let listeners = each.collect::<Result<_, _>>().map_err(failed(address))?;
+        Ok(Self { wanted: address, chosen: address, listeners })
+    }
+
+    /// The same sockets, and more of them for more workers.
+    fn again(&self, workers: NonZeroUsize) -> Result<Self, ListenError> {
+        let same = self.listeners.iter().map(TcpListener::try_clone);
+        let listeners = same.collect::<Result<_, _>>().map_err(failed(self.chosen))?;
+        Self { wanted: self.wanted, chosen: self.chosen, listeners }.filled_up(workers)
+    }
+
+    fn filled_up(mut self, workers: NonZeroUsize) -> Result<Self, ListenError> {
+        while self.listeners.len() < workers.get() {
+            let listener = listener(self.chosen, true).map_err(failed(self.chosen))?;
+            self.chosen = listener.local_addr().map_err(failed(self.chosen))?;
+            self.listeners.push(listener);
+        }
+        Ok(self)
+    }
+}
+
+fn failed(address: SocketAddr) -> impl Fn(io::Error) -> ListenError {
+    move |source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        _ => ListenError::Bind { address, source },
+    }
 }
 
 fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -75,20 +171,87 @@ mod tests {
     const ANY: &str = "127.0.0.1:0";
     const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
+    fn bound(
+        addresses: &[SocketAddr],
+        inherited: Option<&Sockets>,
+    ) -> Result<Sockets, ListenError> {
+        Sockets::bind(addresses, &[], TWO, &mut Passed::default(), inherited)
+    }
+
+    fn ports(sockets: &Sockets, workers: NonZeroUsize) -> Vec<Vec<u16>> {
+        let port = |(_, listener): &(usize, Listener)| match listener {
+            Listener::Tcp(listener) => listener.local_addr().unwrap().port(),
+            Listener::Unix(_) => panic!("no file was asked for"),
+        };
+        let per_worker = sockets.per_worker(workers).unwrap();
+        per_worker.iter().map(|listeners| listeners.iter().map(port).collect()).collect()
+    }
+
     #[test]
     fn workers_share_one_port() {
-        let sockets = bind(&[ANY.parse().unwrap()], TWO).unwrap();
-        let ports: Vec<_> =
-            sockets.per_worker.iter().map(|listeners| listeners[0].local_addr()).collect();
-        assert_eq!(ports.len(), 2);
-        assert!(ports.iter().all(|port| port.as_ref().unwrap() == &sockets.addresses[0]));
+        let sockets = bound(&[ANY.parse().unwrap()], None).unwrap();
+        let port = sockets.addresses()[0].port();
+        assert_eq!(ports(&sockets, TWO), [[port], [port]]);
+    }
+
+    #[test]
+    fn workers_share_one_unix_socket() {
+        let files = tempfile::TempDir::new().unwrap();
+        let path = files.path().join("a.sock");
+        let settings = SocketSettings { path, mode: 0o660, group: None, identity: None };
+        let any = [ANY.parse().unwrap()];
+        let sockets =
+            Sockets::bind(&any, std::slice::from_ref(&settings), TWO, &mut Passed::default(), None)
+                .unwrap();
+        std::os::unix::net::UnixStream::connect(&settings.path).unwrap();
+        let per_worker = sockets.per_worker(TWO).unwrap();
+        let accepted = per_worker.iter().filter(|listeners| match &listeners[..] {
+            [(0, Listener::Tcp(_)), (1, Listener::Unix(listener))] => listener.accept().is_ok(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(accepted.count(), 1, "either of them takes it");
+        drop(sockets);
+        assert!(!settings.path.exists());
     }
 
     #[test]
     fn a_port_in_use_is_an_error_that_names_it_and_the_cure() {
-        let first = bind(&[ANY.parse().unwrap()], TWO).unwrap();
-        let error = bind(&first.addresses, TWO).unwrap_err().to_string();
+        let first = bound(&[ANY.parse().unwrap()], None).unwrap();
+        let error = bound(&first.addresses(), None).unwrap_err().to_string();
         let expected = "is in use: end the process that has it, or choose another with --listen";
-        assert_eq!(error, format!("{} {expected}", first.addresses[0]));
+        assert_eq!(error, format!("{} {expected}", first.addresses()[0]));
+    }
+
+    #[test]
+    fn a_successor_gets_the_connections_that_wait() {
+        let any = ANY.parse().unwrap();
+        let first = bound(&[any], None).unwrap();
+        let address = first.addresses()[0];
+        let waiting: Vec<_> =
+            (0..8).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let second = bound(&[any, any], Some(&first)).unwrap();
+        drop(first);
+        assert_eq!(second.addresses(), [address, address]);
+        let accepted = second.per_worker(TWO).unwrap();
+        let accepted = accepted.iter().flatten().filter(|(index, _)| *index == 0);
+        let accepted: usize = accepted
+            .map(|(_, it)| match it {
+                Listener::Tcp(it) => std::iter::from_fn(|| it.accept().ok()).count(),
+                Listener::Unix(_) => 0,
+            })
+            .sum();
+        assert_eq!(accepted, waiting.len());
+    }
+
+    #[test]
+    fn fewer_workers_listen_to_all_sockets_and_more_get_their_own() {
+        let any = ANY.parse().unwrap();
+        let first = bound(&[any], None).unwrap();
+        let port = first.addresses()[0].port();
+        let (one, three) = (NonZeroUsize::MIN, NonZeroUsize::new(3).unwrap());
+        let fewer = Sockets::bind(&[any], &[], one, &mut Passed::default(), Some(&first)).unwrap();
+        assert_eq!(ports(&fewer, one), [[port, port]]);
+        let more = Sockets::bind(&[any], &[], three, &mut Passed::default(), Some(&first)).unwrap();
+        assert_eq!(ports(&more, three), [[port], [port], [port]]);
     }
 }

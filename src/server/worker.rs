@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,25 +11,33 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::{Either, ready};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
+use super::arrival::{self, Arrival, Listener};
 use super::connection::{Activity, Busy, Connections, Drainable, Serving};
+use super::framing::Framing;
+use super::guard::{Guard, Post, Standing};
+use super::patience::Patience;
+use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::metrics::traffic::Tally;
+use crate::proxy::error;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::UpstreamSettings;
 use crate::timers::Timers;
@@ -53,6 +61,9 @@ const BUFFER: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Serving,
+    /// A successor has the listeners; what was accepted is answered in its own time.
+    Retiring,
+    /// The end is near.
     Draining,
 }
 
@@ -66,9 +77,11 @@ pub(super) struct Blueprint {
     pub(super) names: Names,
     pub(super) admission: Arc<Admission>,
     pub(super) links: Links,
-    pub(super) inbound_tls: Option<TlsAcceptor>,
+    pub(super) inbound_tls: Option<InboundCertificates>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
+    pub(super) request_head_timeout: Duration,
+    pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
     pub(super) audience: Audience,
     pub(super) clock: Clock,
@@ -76,7 +89,7 @@ pub(super) struct Blueprint {
 
 /// A listener, and what holds for whoever comes in by it.
 pub(super) struct Entrance {
-    pub(super) listener: TcpListener,
+    pub(super) listener: Listener,
     pub(super) entry: Entry,
 }
 
@@ -88,9 +101,12 @@ pub(super) struct Worker {
     phase: watch::Receiver<Phase>,
     /// Asked once per answer, where a look at `phase` would be a lock that all workers share.
     is_draining: Cell<bool>,
-    inbound_tls: Option<TlsAcceptor>,
+    inbound_tls: Option<InboundCertificates>,
+    admission: Arc<Admission>,
     h2c: bool,
     client_idle_timeout: Duration,
+    request_head_timeout: Duration,
+    malformed: Arc<MalformedCounts>,
     drain_timeout: Duration,
     tally: Arc<Tally>,
     clock: Clock,
@@ -102,13 +118,14 @@ impl Worker {
         blueprint: Blueprint,
         entrances: Vec<Entrance>,
         phase: watch::Receiver<Phase>,
+        ceded: oneshot::Sender<()>,
     ) {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = runtime.expect("the system has resources for an event queue");
         runtime.block_on(async {
             let worker = Rc::new(Self::new(blueprint, phase));
-            worker.serve(entrances).await;
+            worker.serve(entrances, ceded).await;
         });
     }
 
@@ -122,7 +139,7 @@ impl Worker {
             timers.clone(),
             blueprint.limits,
             blueprint.names,
-            blueprint.admission,
+            Arc::clone(&blueprint.admission),
             &blueprint.links,
             blueprint.audience,
         );
@@ -133,38 +150,69 @@ impl Worker {
             phase,
             is_draining: Cell::new(false),
             inbound_tls: blueprint.inbound_tls,
+            admission: blueprint.admission,
             h2c: blueprint.h2c,
             client_idle_timeout: blueprint.client_idle_timeout,
+            request_head_timeout: blueprint.request_head_timeout,
+            malformed: blueprint.malformed,
             drain_timeout: blueprint.drain_timeout,
             tally,
             clock: blueprint.clock,
         }
     }
 
-    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>) {
+    /// `ceded` ends when new connections are a successor's.
+    async fn serve(self: Rc<Self>, entrances: Vec<Entrance>, ceded: oneshot::Sender<()>) {
         let timers = self.timers.clone();
         spawn_local(async move { timers.run().await });
         spawn_local(Rc::clone(&self).sweep());
         let accepting: Vec<_> =
             entrances.into_iter().map(|it| spawn_local(Rc::clone(&self).accept(it))).collect();
-        self.draining().await;
+        self.leaving().await;
         self.is_draining.set(true);
-        if self.connections.count() + self.proxy.tunnels().count() > 0 {
-            self.clock.sleep(LINGER).await;
-        }
-        for acceptor in accepting {
-            // It ends by itself, once the backlog is empty.
-            let _ = acceptor.await;
+        let no_more = async {
+            for acceptor in accepting {
+                // It ends by itself, once the backlog is empty.
+                let _ = acceptor.await;
+            }
+            drop(ceded);
+        };
+        let is_retiring = *self.phase.borrow() == Phase::Retiring;
+        if is_retiring {
+            no_more.await;
+            self.linger().await;
+        } else {
+            self.linger().await;
+            no_more.await;
         }
         self.connections.close();
         let tunnels = self.proxy.tunnels();
-        tunnels.close();
         let all_gone = async { tokio::join!(self.connections.all_gone(), tunnels.all_gone()) };
+        let mut all_gone = pin!(all_gone);
+        tokio::select! {
+            biased;
+            _ = &mut all_gone => return,
+            () = self.draining() => {}
+        }
+        tunnels.close();
         let drained = self.timers.within(self.drain_timeout, all_gone).await;
         if drained.is_err() {
             let left = self.connections.count() + self.proxy.tunnels().count();
             tracing::warn!(left, "drain_timeout is over: cutting the remaining connections");
         }
+    }
+
+    /// Gives whoever is here time to go.
+    async fn linger(&self) {
+        if self.connections.count() + self.proxy.tunnels().count() > 0 {
+            self.clock.sleep(LINGER).await;
+        }
+    }
+
+    async fn leaving(&self) {
+        let mut phase = self.phase.clone();
+        // As below.
+        let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
     async fn draining(&self) {
@@ -180,22 +228,25 @@ impl Worker {
         }
     }
 
-    /// Accepts until draining has lingered, then whatever the kernel has accepted already.
+    /// Accepts until draining has lingered, then whatever the kernel has accepted already; where there
+    /// is a successor, leaves that to it.
     async fn accept(self: Rc<Self>, Entrance { listener, entry }: Entrance) {
-        let listener = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => listener,
+        let door = match listener.open() {
+            Ok(door) => door,
             Err(error) => return tracing::error!(%error, "a listener cannot be used"),
         };
         let lingered = async {
-            self.draining().await;
-            self.clock.sleep(LINGER).await;
+            self.leaving().await;
+            if *self.phase.borrow() == Phase::Draining {
+                self.clock.sleep(LINGER).await;
+            }
         };
         tokio::pin!(lingered);
         loop {
             tokio::select! {
                 biased;
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(stream, peer, entry),
+                accepted = door.accept() => match accepted {
+                    Ok(arrival) => self.take(arrival, entry),
                     Err(error) => self.accept_failed(&error).await,
                 },
                 () = &mut lingered => return,
@@ -209,15 +260,44 @@ impl Worker {
         self.clock.sleep(Duration::from_millis(100)).await;
     }
 
-    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entry: Entry) {
+    fn take(self: &Rc<Self>, arrival: Arrival, entry: Entry) {
+        let (stream, peer) = match arrival {
+            Arrival::Tcp(stream, peer) => (stream, peer),
+            Arrival::Unix(stream) => {
+                let entry = arrival::from_socket(entry, &stream, &self.admission);
+                return self.talk(stream, entry);
+            }
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
-        match self.inbound_tls.clone() {
-            None if self.h2c => drop(spawn_local(self.either(TokioIo::new(stream), entry))),
-            None => drop(spawn_local(self.h1(TokioIo::new(stream), entry))),
-            Some(tls) => drop(spawn_local(Rc::clone(self).shake_hands(tls, stream, peer, entry))),
+        match &self.inbound_tls {
+            None => {
+                let entry = arrival::from_address(entry, peer, &self.admission);
+                self.talk(stream, entry);
+            }
+            Some(tls) => {
+                let tls = tls.acceptor();
+                self.entertain(Rc::clone(self).shake_hands(tls, stream, peer, entry));
+            }
         }
+    }
+
+    /// Clear text.
+    fn talk<I: Io>(self: &Rc<Self>, io: I, entry: Entry) {
+        if self.h2c {
+            self.entertain(self.either(io, entry));
+        } else {
+            self.entertain(self.h1(io, entry));
+        }
+    }
+
+    fn entertain(&self, connection: impl Future<Output = ()> + 'static) {
+        let guest = self.connections.guest();
+        spawn_local(async move {
+            connection.await;
+            drop(guest);
+        });
     }
 
     async fn shake_hands(
@@ -228,32 +308,38 @@ impl Worker {
         entry: Entry,
     ) {
         match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.h2(TokioIo::new(io), entry).await;
+            Ok(Ok(io)) => {
+                let tls = io.get_ref().1;
+                let entry = arrival::from_tls(entry, peer, tls, &self.admission);
+                if tls.alpn_protocol() == Some(b"h2") {
+                    self.h2(io, entry).await;
+                } else {
+                    self.h1(io, entry).await;
+                }
             }
-            Ok(Ok(io)) => self.h1(TokioIo::new(io), entry).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
         }
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Activity::new(&self.tally);
+        let (io, activity) = self.guarded(io, Framing::http1());
         let service = self.service(&activity, entry);
         let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Activity::new(&self.tally);
+        let activity = Activity::new(&self.tally, Arc::new(Post::unguarded()));
         let service = self.service(&activity, entry);
+        let io = TokioIo::new(io);
         let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
         self.serving(Box::pin(connection), activity)
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Activity::new(&self.tally);
+        let (io, activity) = self.guarded(io, Framing::either());
         let service = self.service(&activity, entry);
         let mut builder = auto::Builder::new(LocalExecutor);
         builder.http1().max_buf_size(BUFFER);
@@ -261,13 +347,18 @@ impl Worker {
         self.serving(Box::pin(connection), activity)
     }
 
-    fn serving<C>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C>
-    where
-        C: Drainable,
-    {
+    fn guarded<I>(&self, io: I, framing: Framing) -> (TokioIo<Guard<I>>, Rc<Activity>) {
+        let post = Arc::default();
+        let guard = Guard::new(io, framing, Arc::clone(&post), Arc::clone(&self.malformed));
+        (TokioIo::new(guard), Activity::new(&self.tally, post))
+    }
+
+    fn serving<C: Drainable>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C> {
         let connections = self.connections.clone();
         let idle = self.timers.deadline(self.client_idle_timeout);
-        Serving::new(connection, activity, connections, idle, self.client_idle_timeout)
+        let post = Arc::clone(activity.post());
+        let patience = Patience::new(post, self.timers.clone(), self.request_head_timeout);
+        Serving::new(connection, activity, connections, idle, self.client_idle_timeout, patience)
     }
 
     fn service(
@@ -281,11 +372,16 @@ impl Worker {
         Future: 'static,
     > + use<> {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
-            let version = request.version();
-            let answer = Rc::clone(&worker.proxy).handle(request, entry);
-            answer.map(move |answer| Ok(worker.pass_on(answer, version, busy)))
+            let (version, standing) = (request.version(), busy.post().standing(&request));
+            let answer = match standing {
+                Standing::Substitute(malformed) => {
+                    Either::Left(ready(worker.proxy.refuse(&mut request, malformed)))
+                }
+                _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
+            };
+            answer.map(move |answer| Ok(worker.pass_on(answer, version, standing, busy)))
         })
     }
 
@@ -293,11 +389,19 @@ impl Worker {
         &self,
         mut answer: Response<Outbound>,
         version: Version,
+        standing: Standing,
         mut busy: Busy,
     ) -> Response<Answering> {
         busy.answered();
-        let ends = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if ends && version < Version::HTTP_2 && self.is_draining.get() {
+        if let Some(malformed) = busy.post().malformed()
+            && error::blames_the_content(&answer)
+        {
+            answer = self.proxy.refused(malformed);
+        }
+        let is_last = standing != Standing::Ordinary || self.is_draining.get();
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            busy.post().switch();
+        } else if version < Version::HTTP_2 && is_last {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|content| Answering { content, _busy: busy })
@@ -305,8 +409,8 @@ impl Worker {
 }
 
 /// A client's stream of bytes.
-trait Io: Read + Write + Unpin + Send + 'static {}
-impl<T: Read + Write + Unpin + Send + 'static> Io for T {}
+trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// An answer on its way; the connection is busy until it is dropped.
 pub(super) struct Answering {

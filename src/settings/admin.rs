@@ -1,8 +1,10 @@
 //! `[admin]`: where the proxy is watched and operated, and who may change something there.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
-use super::{AdminSettings, SettingsError, Warning};
+use super::socket::Access;
+use super::{AdminSettings, Place, SettingsError, Warning};
 use crate::config::AdminConfig;
 use crate::key::KeyDigest;
 
@@ -10,6 +12,8 @@ use crate::key::KeyDigest;
 pub(super) fn admin(
     config: AdminConfig,
     proxy: &[SocketAddr],
+    access: Access,
+    directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<AdminSettings>, SettingsError> {
     let key = config.key_sha256.as_deref().map(digest).transpose()?;
@@ -17,8 +21,8 @@ pub(super) fn admin(
     if let Some(host) = hosts.iter().find(|host| !is_host(host)) {
         return Err(SettingsError::AdminHost { host: host.escape_debug().to_string() });
     }
-    let listen = config.listen.unwrap_or_default();
-    if listen.is_empty() {
+    let places = config.listen.unwrap_or_default();
+    if places.is_empty() {
         let useless = [("admin.key_sha256", key.is_some()), ("admin.hosts", !hosts.is_empty())];
         return match useless.into_iter().find(|(_, is_given)| *is_given) {
             Some((key, _)) => Err(SettingsError::UselessWithout { key, with: "admin.listen" }),
@@ -26,10 +30,14 @@ pub(super) fn admin(
         };
     }
     let allow_remote = config.allow_remote.unwrap_or(false);
+    let listen: Vec<_> = places.iter().filter_map(Place::address).collect();
     for &address in &listen {
         check_address(address, allow_remote, proxy, warnings)?;
     }
-    Ok(Some(AdminSettings { listen, key, hosts }))
+    let sockets = places.iter().filter_map(Place::path);
+    let sockets = sockets.map(|path| access.socket(path, directory, None));
+    let sockets = sockets.collect::<Result<_, _>>()?;
+    Ok(Some(AdminSettings { listen, sockets, key, hosts }))
 }
 
 fn check_address(

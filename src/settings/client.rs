@@ -1,26 +1,50 @@
-//! Clients: who may call, shown by a key of which only the digest is configured.
+//! Clients: who may call, shown by a key of which only the digest is configured, or by the connection
+//! that a call comes in by.
+//!
+//! Each way is enough by itself. What would fit two clients is refused, so that nobody is ever taken
+//! for somebody else.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use super::identity::check_name;
 use super::policy::policy;
 use super::resolve::non_empty;
-use super::{Bound, ClientSettings, IdentitySettings, SettingsError, Warning};
+use super::{
+    Bound, ClientSettings, IdentitySettings, InboundTls, Network, PeerSettings, SettingsError,
+    SubjectName, Warning,
+};
 use crate::config::{ClientConfig, PolicyConfig};
 use crate::key::KeyDigest;
 
-/// Every `[client.NAME]`, by name. `known` are the configured identities.
+/// What else the clients hang on.
+pub(super) struct Surroundings<'a> {
+    /// The configured identities.
+    pub(super) identities: &'a [&'a str],
+    /// `[proxy.tls]`.
+    pub(super) tls: Option<&'a InboundTls>,
+    /// Whether an address is listened on.
+    pub(super) has_address: bool,
+    /// Whether a Unix socket is listened on.
+    pub(super) has_socket: bool,
+    /// Whether apps reach the proxy by another address than its own.
+    pub(super) has_public_url: bool,
+}
+
+/// Every `[client.NAME]`, by name.
 pub(super) fn clients(
     written: BTreeMap<String, ClientConfig>,
-    known: &[&str],
+    surroundings: &Surroundings<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<ClientSettings>, SettingsError> {
     let mut clients: Vec<ClientSettings> = Vec::new();
     for (name, config) in written {
         let client = client(&name, config, warnings)
-            .and_then(|client| refuse_same_key(client, &clients))
+            .and_then(|client| refuse_unchecked(client, surroundings.tls))
+            .and_then(|client| refuse_same(client, &clients))
             .map_err(|error| error.within("client", &name))?;
-        warnings.extend(strangers(&client, known));
+        warnings.extend(strangers(&client, surroundings.identities));
+        warnings.extend(doubts(&client, surroundings));
         clients.push(client);
     }
     Ok(clients)
@@ -32,27 +56,42 @@ fn client(
     warnings: &mut Vec<Warning>,
 ) -> Result<ClientSettings, SettingsError> {
     check_name(name)?;
-    let digests = config.key_sha256.unwrap_or_default();
-    let keys: Vec<_> = digests
-        .iter()
-        .map(|text| KeyDigest::parse(text).ok_or(SettingsError::KeyDigest { key: "key_sha256" }))
-        .collect::<Result<_, _>>()?;
-    if keys.is_empty() {
-        return Err(SettingsError::Missing {
-            key: "key_sha256",
-            cure: "it is the digest of the key that the client shows; `ringbearer keygen` makes both",
-        });
+    let digest = |text: &String| {
+        KeyDigest::parse(text).ok_or(SettingsError::KeyDigest { key: "key_sha256" })
+    };
+    let keys = config.key_sha256.unwrap_or_default();
+    let keys: Vec<_> = keys.iter().map(digest).collect::<Result<_, _>>()?;
+    let peers = PeerSettings {
+        subjects: parsed(config.tls_subject, |text, ()| SettingsError::TlsSubject { text })?,
+        users: config.uid.unwrap_or_default(),
+        groups: config.gid.unwrap_or_default(),
+        networks: parsed(config.networks, |network, problem| SettingsError::Network {
+            network,
+            problem,
+        })?,
+    };
+    if keys.is_empty() && peers == PeerSettings::default() {
+        return Err(SettingsError::Unknowable);
     }
     let ClientConfig { preset, allow, deny, .. } = config;
     let written = PolicyConfig { preset, allow, deny };
     Ok(ClientSettings {
         name: name.to_owned(),
         keys,
+        peers,
         identities: bound(config.identities)?,
         client_id: non_empty("client_id", config.client_id)?,
         rewrite_links: config.rewrite_links.unwrap_or(true),
         policy: policy(written, &format!("client {name:?}"), warnings)?,
     })
+}
+
+fn parsed<T: FromStr>(
+    written: Option<Vec<String>>,
+    refuse: impl Fn(String, T::Err) -> SettingsError,
+) -> Result<Vec<T>, SettingsError> {
+    let parse = |text: String| text.parse().map_err(|problem| refuse(text, problem));
+    written.unwrap_or_default().into_iter().map(parse).collect()
 }
 
 fn bound(written: Option<Vec<String>>) -> Result<Bound, SettingsError> {
@@ -81,15 +120,66 @@ fn strangers(client: &ClientSettings, known: &[&str]) -> Vec<Warning> {
         .collect()
 }
 
-fn refuse_same_key(
+/// What is allowed, and perhaps not what was meant.
+fn doubts(client: &ClientSettings, around: &Surroundings<'_>) -> Vec<Warning> {
+    let PeerSettings { users, groups, networks, .. } = &client.peers;
+    let name = || client.name.clone();
+    let by_user = !users.is_empty() || !groups.is_empty();
+    let by_network = !networks.is_empty();
+    let mut doubts = Vec::new();
+    if by_user && !around.has_socket {
+        doubts.push(Warning::NoSocketFor { client: name() });
+    }
+    if by_network && !around.has_address {
+        doubts.push(Warning::NoAddressFor { client: name() });
+    }
+    if by_network && !client.keys.is_empty() {
+        doubts.push(Warning::KeyOrNetwork { client: name() });
+    }
+    if by_network && around.has_public_url {
+        doubts.push(Warning::NetworkBehind { client: name() });
+    }
+    doubts
+}
+
+/// A name that nobody has verified says nothing.
+fn refuse_unchecked(
+    client: ClientSettings,
+    tls: Option<&InboundTls>,
+) -> Result<ClientSettings, SettingsError> {
+    let is_checked = tls.is_some_and(|tls| tls.client_ca.is_some());
+    if is_checked || client.peers.subjects.is_empty() {
+        return Ok(client);
+    }
+    Err(SettingsError::UselessWithout { key: "tls_subject", with: "proxy.tls.client_ca_file" })
+}
+
+fn refuse_same(
     new: ClientSettings,
     clients: &[ClientSettings],
 ) -> Result<ClientSettings, SettingsError> {
-    let shares = |other: &&ClientSettings| {
-        other.keys.iter().any(|key| new.keys.iter().any(|ours| ours.matches(key)))
-    };
-    match clients.iter().find(shares) {
-        Some(other) => Err(SettingsError::SameKey { other: other.name.clone() }),
-        None => Ok(new),
+    for client in clients {
+        let other = client.name.clone();
+        if client.keys.iter().any(|key| new.keys.iter().any(|ours| ours.matches(key))) {
+            return Err(SettingsError::SameKey { other });
+        }
+        if let Some(mark) = shared_mark(&client.peers, &new.peers) {
+            return Err(SettingsError::SameMark { other, mark });
+        }
     }
+    Ok(new)
+}
+
+/// What two clients would both be known by.
+fn shared_mark(one: &PeerSettings, other: &PeerSettings) -> Option<String> {
+    fn shared<'a, T: PartialEq>(one: &'a [T], other: &[T]) -> Option<&'a T> {
+        one.iter().find(|mark| other.contains(mark))
+    }
+    let subject = shared::<SubjectName>(&one.subjects, &other.subjects);
+    let network = shared::<Network>(&one.networks, &other.networks);
+    subject
+        .map(|subject| format!("the tls_subject {subject}"))
+        .or_else(|| shared(&one.users, &other.users).map(|user| format!("the uid {user}")))
+        .or_else(|| shared(&one.groups, &other.groups).map(|group| format!("the gid {group}")))
+        .or_else(|| network.map(|network| format!("the network {network}")))
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::NetworkProblem;
 use crate::config::ConfigError;
 use crate::policy::{PolicyError, Remark};
 use crate::secret::{NoKey, SecretError};
@@ -38,10 +39,23 @@ pub enum SettingsError {
     NoAddress,
     #[error("listen names {address} twice: keep one")]
     AddressTwice { address: SocketAddr },
+    #[error("listen names unix:{} twice: keep one", path.display())]
+    SocketTwice { path: PathBuf },
+    #[error(
+        "unix:{} cannot be a socket: its path is longer than the {longest} bytes that a socket's may \
+         have: choose a shorter one", path.display()
+    )]
+    SocketPath { path: PathBuf, longest: usize },
+    #[error(
+        "proxy.socket_mode is no mode that leaves the owner in: write it in octal, such as \"0660\""
+    )]
+    SocketMode,
     #[error(
         "proxy.listen {address} can be reached from other machines, and whoever reaches it acts as \
-         the identity: listen on 127.0.0.1, add a [client.NAME] so that callers show a key, or set \
-         proxy.allow_remote_clients = true if the network keeps strangers out"
+         the identity: listen on 127.0.0.1 or on a Unix socket, add a [client.NAME] so that callers \
+         are known (by key, certificate or network), ask for certificates with \
+         proxy.tls.client_ca_file, or set proxy.allow_remote_clients = true if the network keeps \
+         strangers out"
     )]
     RemoteClients { address: SocketAddr },
     #[error(
@@ -121,6 +135,26 @@ pub enum SettingsError {
     SameHost { host: String, other: String },
     #[error("client {other:?} has the same key: give each its own, or nobody can tell them apart")]
     SameKey { other: String },
+    #[error(
+        "client {other:?} has {mark} too, and a connection can be only one client's: keep it in one"
+    )]
+    SameMark { other: String, mark: String },
+    #[error(
+        "nothing says how it is known: give it key_sha256 (`ringbearer keygen` makes a key and its \
+         digest), tls_subject, uid, gid or networks"
+    )]
+    Unknowable,
+    #[error(
+        "tls_subject has {text:?}: write the kind of name before it, as in \"DNS:app.example.com\", \
+         \"URI:spiffe://example.com/app\", \"email:app@example.com\" or \"CN:app\""
+    )]
+    TlsSubject { text: String },
+    #[error("networks has {network:?}: {problem}")]
+    Network { network: String, problem: NetworkProblem },
+    #[error("proxy.tls.client_certificates must be \"required\" or \"optional\"")]
+    ClientCertificates,
+    #[error("proxy.tls.min_version must be \"1.2\" or \"1.3\": older ones are broken")]
+    TlsVersion,
     #[error("identities has {name:?}, which can be no identity's name")]
     BoundName { name: String },
     #[error("policy: {0}")]
@@ -262,6 +296,32 @@ pub enum Warning {
         "no identity is configured: requests are refused until `ringbearer login NAME` has added one"
     )]
     NoIdentity,
+    #[error(
+        "client {client:?} is known by uid or gid, which nobody has who comes by an address: add a unix: \
+         socket to proxy.listen"
+    )]
+    NoSocketFor { client: String },
+    #[error(
+        "client {client:?} is known by networks, and nobody comes from one by a Unix socket: add an \
+         address to proxy.listen"
+    )]
+    NoAddressFor { client: String },
+    #[error(
+        "client {client:?} has key_sha256 and networks, each of which is enough: whoever calls from \
+         those networks needs no key"
+    )]
+    KeyOrNetwork { client: String },
+    #[error(
+        "client {client:?} is known by networks, and proxy.public_url says that apps come by another \
+         address: behind a load balancer it is the balancer's address that counts, for everybody \
+         alike"
+    )]
+    NetworkBehind { client: String },
+    #[error(
+        "upstream.tls_key_log_file {path:?} gets the keys of every connection to RingCentral, and \
+         whoever reads them reads tokens: remove it as soon as you have seen what you wanted"
+    )]
+    KeyLog { path: PathBuf },
     #[error("no identity uses application {name:?}")]
     UnusedApplication { name: String },
     #[error("{whom}: {remark}")]

@@ -10,8 +10,8 @@ use http::Uri;
 
 use super::resolve::{duration, non_empty, within};
 use super::{
-    ApplicationSettings, Credential, IdentitySettings, Origin, SettingsError, UrlProblem, Warning,
-    origin,
+    ApplicationSettings, Credential, IdentitySettings, Origin, Place, SettingsError, UrlProblem,
+    Warning, origin,
 };
 use crate::config::{ApplicationConfig, IdentityConfig};
 use crate::secret::{Secret, Sources};
@@ -168,7 +168,7 @@ fn identity(
         application,
         credential,
         hosts: hosts(config.hosts)?,
-        listen: config.listen.unwrap_or_default(),
+        listen: config.listen.iter().flatten().filter_map(Place::address).collect(),
         fallback,
         endpoint_id: non_empty("endpoint_id", config.endpoint_id)?,
         access_token_ttl,

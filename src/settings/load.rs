@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Settings, SettingsError, Warning, resolve};
+use super::{Place, Settings, SettingsError, Warning, resolve};
 use crate::config::{ApplicationConfig, Config, IdentityConfig};
+use crate::mark::Mark;
 use crate::secret::{Environment, SecretSource};
 
 /// Where to read the configuration.
@@ -29,7 +29,7 @@ pub enum ConfigSource {
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// Replaces `proxy.listen` unless empty.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Place>,
     /// Sets `proxy.allow_remote_clients`.
     pub allow_remote_clients: bool,
     /// Replaces `upstream.url`.
@@ -48,20 +48,33 @@ impl Settings {
         environment: Environment<'_>,
     ) -> Result<(Self, Vec<Warning>), SettingsError> {
         let directory = source.directory();
-        let (mut config, warning) = match source {
-            ConfigSource::File(path) => read_file(path)?,
-            ConfigSource::Text(text) => (parse(text, Path::new("configuration"))?, None),
-            ConfigSource::Environment => (from_environment(environment)?, None),
+        let mark = match source {
+            ConfigSource::File(path) => Some((path.clone(), Mark::of(path))),
+            ConfigSource::Text(_) | ConfigSource::Environment => None,
         };
+        let (mut config, warning) = source.read(environment)?;
         overrides.apply(&mut config);
-        let (settings, mut warnings) = resolve::settings(config, environment, directory)?;
+        let (mut settings, mut warnings) = resolve::settings(config, environment, directory)?;
         warnings.extend(warning);
+        settings.files.extend(mark);
         Ok((settings, warnings))
     }
 }
 
 impl ConfigSource {
-    fn directory(&self) -> &Path {
+    /// What is written there.
+    pub(super) fn read(
+        &self,
+        environment: Environment<'_>,
+    ) -> Result<(Config, Option<Warning>), SettingsError> {
+        Ok(match self {
+            Self::File(path) => read_file(path)?,
+            Self::Text(text) => (parse(text, Path::new("configuration"))?, None),
+            Self::Environment => (from_environment(environment)?, None),
+        })
+    }
+
+    pub(super) fn directory(&self) -> &Path {
         match self {
             Self::File(path) => path.parent().unwrap_or(Path::new("")),
             Self::Text(_) | Self::Environment => Path::new(""),

@@ -1,5 +1,6 @@
 //! `Config` → `Settings`: defaults applied, secrets fetched, contradictions refused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -9,23 +10,26 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use http::Uri;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
 use super::admin::admin;
-use super::client::clients;
+use super::client::{Surroundings, clients};
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
 use super::policy::policy;
+use super::socket::{self, Access};
 use super::trace::trace;
 use super::{
-    HostNames, IdentitySettings, InboundTls, LogFormat, LogSettings, Origin, ProxySettings,
-    RedisSettings, Settings, SettingsError, StoreSettings, UpstreamSettings, UrlProblem, Warning,
+    HostNames, IdentitySettings, LogFormat, LogSettings, Origin, Place, ProxySettings,
+    RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings, UpstreamSettings,
+    UrlProblem, Warning, tls,
 };
-use crate::config::{Config, LogConfig, ProxyConfig, StoreConfig, TlsConfig, UpstreamConfig};
+use crate::config::{Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, UpstreamConfig};
+use crate::mark::{Mark, Marked};
 use crate::secret::{Environment, Sources};
 use crate::store::seal::Seal;
 
@@ -38,10 +42,15 @@ pub(super) fn settings(
     let mut warnings = Vec::new();
     let mut sources = Sources::new(environment, directory);
     let allow_plain_http = config.upstream.allow_plain_http.unwrap_or(false);
-    let own: Vec<_> =
-        config.identity.values().filter_map(|it| it.listen.clone()).flatten().collect();
-    let is_open = config.client.is_empty();
-    let proxy = proxy(config.proxy, &own, is_open, directory, &mut warnings)?;
+    let places = config.identity.values().flat_map(|it| it.listen.iter().flatten());
+    let own: Vec<_> = places.filter_map(Place::address).collect();
+    let access = Access::new(config.proxy.socket_mode.as_deref(), config.proxy.socket_group)?;
+    let sockets = sockets(&config.proxy, &config.identity, access, directory)?;
+    let callers = Callers {
+        are_anybody: config.client.is_empty(),
+        may_be_known_by_network: config.client.values().any(|it| it.networks.is_some()),
+    };
+    let proxy = proxy(config.proxy, &own, sockets, callers, directory, &mut warnings)?;
     let mut upstream = upstream(config.upstream, directory, &mut warnings)?;
     let refuse_own = |key, origin: &Origin| {
         refuse_own_address(key, origin, proxy.listen.iter().chain(&own).copied())
@@ -54,7 +63,14 @@ pub(super) fn settings(
     let applications = applications(config.application, &endpoints, &mut sources, &mut warnings)?;
     let identities = identities(config.identity, &applications, &mut sources)?;
     let known: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
-    let clients = clients(config.client, &known, &mut warnings)?;
+    let surroundings = Surroundings {
+        identities: &known,
+        tls: proxy.tls.as_ref(),
+        has_address: !proxy.listen.is_empty() || !own.is_empty(),
+        has_socket: !proxy.sockets.is_empty(),
+        has_public_url: proxy.public_url.is_some(),
+    };
+    let clients = clients(config.client, &surroundings, &mut warnings)?;
     let policy = policy(config.policy, "policy", &mut warnings)?;
     let facade = facade(config.facade, &mut sources)?;
     if identities.is_empty() {
@@ -67,7 +83,10 @@ pub(super) fn settings(
     }
     let store = store(config.store, &identities, &mut sources, environment, directory)?;
     let served: Vec<_> = proxy.listen.iter().chain(&own).copied().collect();
-    let admin = admin(config.admin, &served, &mut warnings)?;
+    let admin = admin(config.admin, &served, access, directory, &mut warnings)?;
+    let operated = admin.iter().flat_map(|admin| &admin.sockets);
+    socket::refuse_same(proxy.sockets.iter().chain(operated))?;
+    let files = files_of(&upstream, sources.files());
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
     let log = log(config.log)?;
@@ -85,23 +104,65 @@ pub(super) fn settings(
         admin,
         log,
         trace,
+        files,
     };
     Ok((settings, warnings))
+}
+
+/// Who calls, as far as the listeners have to know.
+#[derive(Clone, Copy)]
+struct Callers {
+    /// No client is configured.
+    are_anybody: bool,
+    /// A browser in the right place is taken for a client.
+    may_be_known_by_network: bool,
+}
+
+/// All Unix sockets where apps are served.
+fn sockets(
+    proxy: &ProxyConfig,
+    identities: &BTreeMap<String, IdentityConfig>,
+    access: Access,
+    directory: &Path,
+) -> Result<Vec<SocketSettings>, SettingsError> {
+    let everybodys = proxy.listen.iter().flatten().map(|place| (place, None));
+    let own = identities.iter().flat_map(|(name, identity)| {
+        identity.listen.iter().flatten().map(move |place| (place, Some(name.as_str())))
+    });
+    let paths = everybodys.chain(own).filter_map(|(place, its)| Some((place.path()?, its)));
+    paths.map(|(path, its)| access.socket(path, directory, its)).collect()
+}
+
+/// Those of `[proxy.tls]` are looked after by the server itself.
+fn files_of(upstream: &UpstreamSettings, secrets: &[Marked]) -> Vec<Marked> {
+    let own = upstream.client_certificate.iter();
+    let own = own.flat_map(|own| [&own.certificate_file, &own.key_file]);
+    // Read after this.
+    let others = own.chain(&upstream.ca_file).map(|path| (path.clone(), Mark::of(path)));
+    secrets.iter().cloned().chain(others).collect()
 }
 
 fn proxy(
     config: ProxyConfig,
     own: &[SocketAddr],
-    is_open: bool,
+    sockets: Vec<SocketSettings>,
+    callers: Callers,
     directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
-    let listen = config.listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]);
+    let usual = || vec![Place::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))];
+    let places = config.listen.unwrap_or_else(usual);
+    let listen: Vec<_> = places.iter().filter_map(Place::address).collect();
+    if places.is_empty() && own.is_empty() && sockets.is_empty() {
+        return Err(SettingsError::NoAddress);
+    }
+    let tls = config.tls.map(|config| tls::inbound(config, directory, warnings)).transpose()?;
+    let client_ca = tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
     let addresses: Vec<_> = listen.iter().chain(own).copied().collect();
     let open = Open {
-        to_everybody: is_open,
+        to_everybody: callers.are_anybody && !client_ca.is_some_and(|ca| ca.is_required),
         to_other_machines: config.allow_remote_clients.unwrap_or(false),
-        in_clear_text: config.tls.is_none(),
+        in_clear_text: tls.is_none(),
     };
     check_addresses(&addresses, open, warnings)?;
     let (max_replay_bytes, replay_memory) = replay(config.max_replay_bytes, config.replay_memory)?;
@@ -111,9 +172,10 @@ fn proxy(
     let most = NonZeroUsize::new(1024).expect("it is not zero");
     within("proxy.workers", &workers, &NonZeroUsize::MIN, &most, ToString::to_string)?;
     Ok(ProxySettings {
-        tls: config.tls.map(|tls| inbound_tls(tls, directory, warnings)).transpose()?,
+        tls,
         listen,
-        hosts: host_names(config.hosts, is_open, warnings)?,
+        sockets,
+        hosts: host_names(config.hosts, callers, warnings)?,
         cors_origins: cors_origins(config.cors_origins.unwrap_or_default())?,
         h2c: config.h2c.unwrap_or(false),
         rewrite_links: config.rewrite_links.unwrap_or(true),
@@ -128,24 +190,32 @@ fn proxy(
             2 * MINUTE,
             HOUR,
         )?,
+        request_head_timeout: time(
+            "proxy.request_head_timeout",
+            config.request_head_timeout,
+            15 * SECOND,
+            HOUR,
+        )?,
         websocket_idle_timeout: time(
             "proxy.websocket_idle_timeout",
             config.websocket_idle_timeout,
             10 * MINUTE,
             24 * HOUR,
         )?,
+        reload_on_change: config.reload_on_change.unwrap_or(true),
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
     })
 }
 
 fn host_names(
     written: Option<Vec<String>>,
-    is_open: bool,
+    callers: Callers,
     warnings: &mut Vec<Warning>,
 ) -> Result<HostNames, SettingsError> {
     let Some(written) = written else { return Ok(HostNames::Usual) };
     if written.iter().any(|host| host == "*") {
-        warnings.extend(is_open.then_some(Warning::AnyHost));
+        let has_no_key = callers.are_anybody || callers.may_be_known_by_network;
+        warnings.extend(has_no_key.then_some(Warning::AnyHost));
         return Ok(HostNames::Any);
     }
     identity::hosts(Some(written)).map(HostNames::AndThese)
@@ -159,7 +229,7 @@ fn cors_origins(written: Vec<String>) -> Result<Vec<Origin>, SettingsError> {
 /// Whom the listeners let in.
 #[derive(Clone, Copy)]
 struct Open {
-    /// No client has to show a key.
+    /// Nobody has to be known.
     to_everybody: bool,
     /// That is meant to include other machines.
     to_other_machines: bool,
@@ -172,9 +242,6 @@ fn check_addresses(
     open: Open,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), SettingsError> {
-    if listen.is_empty() {
-        return Err(SettingsError::NoAddress);
-    }
     for (index, &address) in listen.iter().enumerate() {
         if address.port() != 0 && listen[..index].contains(&address) {
             return Err(SettingsError::AddressTwice { address });
@@ -222,29 +289,6 @@ fn replay(
     Ok((bytes(body), bytes(memory)))
 }
 
-fn inbound_tls(
-    config: TlsConfig,
-    directory: &Path,
-    warnings: &mut Vec<Warning>,
-) -> Result<InboundTls, SettingsError> {
-    let certificate = "proxy.tls.certificate_file";
-    let key = "proxy.tls.key_file";
-    let missing = |key, cure| SettingsError::Missing { key, cure };
-    let certificate_file = file(certificate, config.certificate_file, directory)?
-        .ok_or(missing(certificate, "[proxy.tls] needs a certificate chain, PEM"))?;
-    let key_file = file(key, config.key_file, directory)?
-        .ok_or(missing(key, "[proxy.tls] needs the key of the certificate, PEM"))?;
-    check_certificates(certificate, &certificate_file)?;
-    let pem = read(key, &key_file)?;
-    if PrivateKeyDer::from_pem_slice(&pem).is_err() {
-        return Err(SettingsError::NoPem { what: key, path: key_file, wanted: "private key" });
-    }
-    if is_world_readable(&key_file) {
-        warnings.push(Warning::WorldReadable { path: key_file.clone() });
-    }
-    Ok(InboundTls { certificate_file, key_file })
-}
-
 fn upstream(
     config: UpstreamConfig,
     directory: &Path,
@@ -264,12 +308,17 @@ fn upstream(
     if let Some(path) = &ca_file {
         check_certificates("upstream.ca_file", path)?;
     }
+    let key_log = file("upstream.tls_key_log_file", config.tls_key_log_file, directory)?;
+    warnings.extend(key_log.clone().map(|path| Warning::KeyLog { path }));
+    let (certificate, key) = (config.client_certificate_file, config.client_key_file);
     let connect = config.connect_timeout;
     let response = config.response_timeout;
     Ok(UpstreamSettings {
         origin,
         hosts: Vec::new(),
         ca_file,
+        client_certificate: tls::client_certificate(certificate, key, directory, warnings)?,
+        tls_key_log_file: key_log,
         http_proxy: config.http_proxy.as_deref().map(http_proxy).transpose()?,
         http2: config.http2.unwrap_or(false),
         connect_timeout: time("upstream.connect_timeout", connect, 5 * SECOND, 5 * MINUTE)?,
@@ -410,7 +459,7 @@ fn time(
     Ok(value)
 }
 
-fn file(
+pub(super) fn file(
     key: &'static str,
     value: Option<PathBuf>,
     directory: &Path,
@@ -422,7 +471,7 @@ fn file(
     }
 }
 
-fn check_certificates(what: &'static str, path: &Path) -> Result<(), SettingsError> {
+pub(super) fn check_certificates(what: &'static str, path: &Path) -> Result<(), SettingsError> {
     let pem = read(what, path)?;
     match CertificateDer::pem_slice_iter(&pem).next() {
         Some(Ok(_)) => Ok(()),
@@ -430,12 +479,12 @@ fn check_certificates(what: &'static str, path: &Path) -> Result<(), SettingsErr
     }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, SettingsError> {
+pub(super) fn read(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, SettingsError> {
     let unreadable = |source| SettingsError::Unreadable { what, path: path.to_owned(), source };
     fs::read(path).map(Zeroizing::new).map_err(unreadable)
 }
 
-fn is_world_readable(path: &Path) -> bool {
+pub(super) fn is_world_readable(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
 }

@@ -306,6 +306,135 @@ fn certificates_and_keys_are_looked_at_before_anything_starts() {
 }
 
 #[test]
+fn clients_are_asked_for_certificates_by_version_and_ca() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let certificate = file("certificate.pem", made.cert.pem());
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let files = format!("certificate_file = {certificate:?}\nkey_file = {key:?}\n");
+    let tls = format!("{LEAST}[proxy.tls]\n{files}");
+    let ca = format!("client_ca_file = {certificate:?}\n");
+    let asked = |lines: &str| {
+        let tls = loaded(&format!("{tls}{lines}")).proxy.tls.unwrap();
+        (tls.client_ca.map(|ca| ca.is_required), tls.min_version)
+    };
+    assert_eq!(asked(""), (None, TlsVersion::V1_2));
+    assert_eq!(asked("min_version = '1.3'"), (None, TlsVersion::V1_3));
+    assert_eq!(asked(&ca), (Some(true), TlsVersion::V1_2));
+    assert_eq!(asked(&format!("{ca}client_certificates = 'required'")).0, Some(true));
+    assert_eq!(asked(&format!("{ca}client_certificates = 'optional'")).0, Some(false));
+    let refused = |lines: &str| chain(&load(&format!("{tls}{lines}")).unwrap_err());
+    assert_eq!(
+        refused("client_certificates = 'optional'"),
+        "proxy.tls.client_certificates is of use only with proxy.tls.client_ca_file: add \
+         proxy.tls.client_ca_file or remove proxy.tls.client_certificates"
+    );
+    assert_eq!(
+        refused(&format!("{ca}client_certificates = 'yes'")),
+        "proxy.tls.client_certificates must be \"required\" or \"optional\""
+    );
+    assert_eq!(
+        refused("min_version = '1.1'"),
+        "proxy.tls.min_version must be \"1.2\" or \"1.3\": older ones are broken"
+    );
+    assert_eq!(
+        refused(&format!("client_ca_file = {key:?}")),
+        format!("proxy.tls.client_ca_file {key:?} holds no certificate in PEM form")
+    );
+    // Who has such a certificate is no stranger, so other machines may come.
+    let remote = "[proxy]\nlisten = '0.0.0.0:8443'\n";
+    let listening = |lines: &str| load(&format!("{tls}{ca}{lines}{remote}"));
+    assert_eq!(listening("").unwrap().1, []);
+    let refused = chain(&listening("client_certificates = 'optional'\n").unwrap_err());
+    assert!(refused.starts_with("proxy.listen 0.0.0.0:8443 can be reached"), "{refused}");
+    let client = |name| format!("[client.{name}]\ntls_subject = 'DNS:A.test'\nidentities = '*'\n");
+    assert_eq!(listening(&client("a")).unwrap().1, []);
+    assert_eq!(
+        chain(&listening(&(client("a") + &client("b"))).unwrap_err()),
+        "client \"b\": client \"a\" has the tls_subject DNS:a.test too, and a connection can be only \
+         one client's: keep it in one"
+    );
+    let shown = format!(
+        "{LEAST}[upstream]\nclient_certificate_file = {certificate:?}\nclient_key_file = {key:?}\n\
+         tls_key_log_file = 'keys.log'"
+    );
+    let (settings, warnings) = load(&shown).unwrap();
+    assert_eq!(settings.upstream.client_certificate.unwrap().key_file, key);
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "upstream.tls_key_log_file \"keys.log\" gets the keys of every connection to RingCentral, and \
+          whoever reads them reads tokens: remove it as soon as you have seen what you wanted"
+        ]
+    );
+}
+
+#[test]
+fn sockets_are_listened_on_by_everybody_or_for_one_identity() {
+    let settings = loaded(&format!(
+        "{LEAST}listen = ['unix:/run/sales.sock', '127.0.0.1:1']\n\
+         [proxy]\nlisten = ['127.0.0.1:2', 'unix:all.sock']\nsocket_mode = '0666'\nsocket_group = 33\n\
+         [admin]\nlisten = 'unix:/run/admin.sock'"
+    ));
+    let socket = |path: &str, identity: Option<&str>| SocketSettings {
+        path: path.into(),
+        mode: 0o666,
+        group: Some(33),
+        identity: identity.map(str::to_owned),
+    };
+    let all = [socket("all.sock", None), socket("/run/sales.sock", Some("sales"))];
+    assert_eq!(settings.proxy.sockets, all);
+    assert_eq!(settings.proxy.listen, ["127.0.0.1:2".parse().unwrap()]);
+    assert_eq!(settings.identities[0].listen, ["127.0.0.1:1".parse().unwrap()]);
+    let admin = settings.admin.unwrap();
+    assert_eq!((admin.listen, admin.sockets), (vec![], vec![socket("/run/admin.sock", None)]));
+    let alone = loaded(&format!("{LEAST}[proxy]\nlisten = 'unix:a.sock'"));
+    assert_eq!((alone.proxy.listen, alone.proxy.sockets[0].mode), (vec![], 0o660));
+}
+
+#[test]
+fn a_way_in_that_may_not_be_what_was_meant_is_warned_about() {
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let warned = |proxy: &str, client: &str| {
+        let lines = format!("{LEAST}[proxy]\n{proxy}\n[client.a]\nidentities = 'sales'\n{client}");
+        let warnings = load(&lines).unwrap().1;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warned("", "uid = 1000"),
+        [
+            "client \"a\" is known by uid or gid, which nobody has who comes by an address: add a unix: \
+          socket to proxy.listen"
+        ]
+    );
+    assert_eq!(warned("listen = 'unix:a'", "uid = 1000"), [""; 0]);
+    assert_eq!(
+        warned("listen = 'unix:a'", "networks = '10.0.0.0/8'"),
+        ["client \"a\" is known by networks, and nobody comes from one by a Unix socket: add an \
+          address to proxy.listen"]
+    );
+    assert_eq!(
+        warned("", &format!("networks = '10.0.0.0/8'\nkey_sha256 = '{digest}'")),
+        ["client \"a\" has key_sha256 and networks, each of which is enough: whoever calls from \
+          those networks needs no key"]
+    );
+    assert_eq!(
+        warned("public_url = 'https://rc.test'", "networks = '10.0.0.0/8'"),
+        ["client \"a\" is known by networks, and proxy.public_url says that apps come by another \
+          address: behind a load balancer it is the balancer's address that counts, for everybody \
+          alike"]
+    );
+    let any = warned("hosts = '*'", "networks = '10.0.0.0/8'");
+    assert_eq!(any, [Warning::AnyHost.to_string()], "a browser may be in that network");
+}
+
+#[test]
 fn the_stores_keys_are_read_and_have_to_be_keys() {
     let with = |key: &str| load(&format!("{LEAST}\n[store]\nencryption_keys = [{key:?}]"));
     let StoreSettings::File { seal, .. } = with(&"A".repeat(43)).unwrap().0.store else {

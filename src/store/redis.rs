@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::warn;
 
 use self::connect::Link;
+pub use self::examine::Examined;
 use self::lease::Leased;
 use super::seal::Seal;
 use super::{
@@ -28,6 +29,7 @@ use crate::token::Generation;
 use crate::token::ledger::Ledger;
 
 mod connect;
+mod examine;
 mod fault;
 mod lease;
 mod scripts;

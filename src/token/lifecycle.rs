@@ -34,6 +34,8 @@ pub struct Lifecycle {
     current: Option<Current>,
     spent: Spent,
     forced: Forced,
+    /// The end of the last penalty: it outlives a session that another process has opened meanwhile.
+    silent_until: Timestamp,
     failures: u32,
     /// How many of them were no answer.
     unanswered: u32,
@@ -116,6 +118,7 @@ impl Lifecycle {
             current: None,
             spent: Spent { open: means == Means::Login, fallback: !fallback, ..Spent::default() },
             forced: Forced::default(),
+            silent_until: Timestamp::from_unix_millis(0),
             failures: 0,
             unanswered: 0,
             wanted: false,
@@ -258,6 +261,11 @@ impl Lifecycle {
         if now < due {
             return Action::Rest(Some(due));
         }
+        if now < self.silent_until {
+            let until = self.silent_until;
+            self.phase = Phase::Waiting { until, cause: Cause::Penalty, then: Then::Renew };
+            return Action::Rest(Some(until));
+        }
         let Some(source) = self.source() else {
             self.lose(Lost::NothingLeft, now);
             return Action::Rest(Some(now + pace::RECHECK_WHEN_LOST));
@@ -331,6 +339,7 @@ impl Lifecycle {
             current.known.set_back(by);
         }
         self.forced.set_back(by);
+        self.silent_until = self.silent_until - by;
         for phase in [Some(&mut self.phase), self.interrupted.as_mut()].into_iter().flatten() {
             phase.set_back(by);
         }
@@ -438,7 +447,10 @@ impl Lifecycle {
         self.ordered = false;
         let until = now + self.pace.back_off(failure, self.failures);
         let cause = match failure {
-            Failure::Penalty(_) => Cause::Penalty,
+            Failure::Penalty(_) => {
+                self.silent_until = until;
+                Cause::Penalty
+            }
             _ => Cause::Failure,
         };
         self.phase = Phase::Waiting { until, cause, then: Then::Renew };

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::support::{ECHO, Environment, Wishes, json};
+use crate::wire::Wire;
 
 const WSTOKEN: &str = "/restapi/oauth/wstoken";
 const RECORDING: &str = "/restapi/v1.0/account/~/recording/401/content";
@@ -144,11 +145,32 @@ async fn what_is_sent_before_the_agreement_is_never_taken_for_a_request() {
     stream.read_to_end(&mut answer).await.unwrap();
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
-    // It is the next request on a connection that stayed HTTP: the client's own, with its own answer,
-    // and never part of what went to the socket's host.
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     let log = environment.control().log();
     let to_socket = log.iter().filter(|arrival| arrival.target.starts_with("/ws")).count();
     assert_eq!(to_socket, 1);
+    assert!(!log.iter().any(|arrival| arrival.target.contains("smuggled")));
+    environment.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_before_the_agreement_is_the_sockets_once_it_comes() {
+    let environment = environment().await;
+    let token = socket_token(&environment).await;
+    let mut wire = Wire::open(environment.address()).await;
+    let head = format!(
+        "GET /.ringbearer/ws/ws?access_token={token} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    // A frame of text, under a mask of zeros.
+    let frame = [b"\x81\x85\0\0\0\0", &b"early"[..]].concat();
+    wire.send([head.into_bytes(), frame].concat()).await;
+    assert!(wire.head().await.unwrap().starts_with("HTTP/1.1 101 "));
+    assert!(wire.reads_past("\x05early").await, "it is echoed");
+    let log = environment.control().log();
+    assert_eq!(log.iter().filter(|arrival| arrival.target.starts_with("/ws")).count(), 1);
+    drop(wire);
     environment.finish().await;
 }
 

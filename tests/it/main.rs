@@ -1,6 +1,9 @@
 //! Everything that needs sockets: one binary, a module per subject.
 
 mod admin;
+mod attacks;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod authority;
 mod browsers;
 mod chromium;
 mod clients;
@@ -11,6 +14,7 @@ mod conformance;
 mod connections;
 mod crash;
 mod detour;
+mod doctor;
 mod drain;
 mod exposition;
 mod facade;
@@ -21,20 +25,27 @@ mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
 mod framing;
+mod guard;
 mod herd;
 mod hosts;
 mod http2;
 mod identities;
+mod inbound_tls;
 mod lifecycle_errors;
 mod links;
 mod login;
 mod login_site;
 mod main_path;
 mod malformed;
+mod manual;
 mod metrics;
+mod never_mixed;
 mod outages;
+mod outbound_tls;
+mod packaging;
 mod pages;
 mod paths;
+mod peers;
 mod policy;
 mod process;
 mod processes;
@@ -50,6 +61,7 @@ mod redis_server;
 mod redis_tls;
 mod registrar;
 mod relay;
+mod reload;
 mod renewal;
 mod replay;
 mod replicas;
@@ -66,6 +78,7 @@ mod status_page;
 mod stopped;
 mod store_trouble;
 mod streaming;
+mod supervised;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;
@@ -74,5 +87,6 @@ mod tokens;
 #[allow(dead_code, reason = "whoever collects traces uses the rest")]
 mod traces;
 mod transfer;
+mod unix_sockets;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;

@@ -278,6 +278,7 @@ async fn dashboard_and_alerts_ask_for_nothing_but_what_is_there() {
         "RingbearerBudgetExhausted",
         "RingbearerThrottled",
         "RingbearerUpstreamFailing",
+        "RingbearerConfigurationStale",
         "RingbearerDescriptorsShort",
     ];
     assert_eq!(names, wanted);

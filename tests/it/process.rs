@@ -1,5 +1,6 @@
 //! The real program as a child process, before a sandbox whose clock the test moves.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -92,8 +93,14 @@ impl Site {
 
     /// The file with the configuration.
     fn configured(&self) -> PathBuf {
+        self.configured_with("listen = \"127.0.0.1:0\"")
+    }
+
+    /// The same with another line for where to listen.
+    pub(crate) fn configured_with(&self, listen: &str) -> PathBuf {
         let config = self.file("proxy.toml");
-        std::fs::write(&config, self.config()).unwrap();
+        let text = self.config().replace("listen = \"127.0.0.1:0\"", listen);
+        std::fs::write(&config, text).unwrap();
         config
     }
 
@@ -124,6 +131,13 @@ impl Process {
     /// Starts the program with a configuration whose log is JSON, and returns when it listens.
     pub(crate) async fn start(config: &Path) -> Self {
         Self::start_by(Command::new(PROGRAM), config).await
+    }
+
+    /// The same with more variables in its environment.
+    pub(crate) async fn start_with(config: &Path, variables: &[(&str, &OsStr)]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.envs(variables.iter().copied());
+        Self::start_by(command, config).await
     }
 
     async fn start_by(mut command: Command, config: &Path) -> Self {
@@ -194,6 +208,11 @@ impl Process {
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// SIGSTOP.

@@ -277,3 +277,28 @@ fn keygen_prints_a_key_and_the_line_for_the_configuration() {
     assert_eq!(line, format!("key_sha256 = \"{}\"", KeyDigest::of(key)));
     assert!(output.status.success() && output.stderr.is_empty());
 }
+
+#[tokio::test]
+async fn a_health_check_asks_the_proxy_alone() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let admin = format!("[admin]\nlisten = '127.0.0.1:{port}'");
+    let place = Place::new(Rules::unlimited(), &admin).await;
+    let silent =
+        format!("ringbearer: no proxy answers at http://127.0.0.1:{port} (admin.listen)\n");
+    assert_eq!(place.run(&["status", "--ready"]).await, (Some(1), String::new(), silent));
+    let mut proxy = place.command(&["serve"]).spawn().unwrap();
+    let mut log = BufReader::new(proxy.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let is_ready = move || log.any(|line| line.contains("ready identity=\"sales\""));
+    assert!(tokio::task::spawn_blocking(is_ready).await.unwrap());
+    let ready = (Some(0), "ready\n".to_owned(), String::new());
+    assert_eq!(place.run(&["status", "--ready"]).await, ready);
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    let elsewhere = Place::new(Rules::unlimited(), "").await;
+    let (code, _, complaint) = elsewhere.run(&["status", "--ready"]).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        complaint.starts_with("ringbearer: there is no admin.listen with a port"),
+        "{complaint}"
+    );
+}

@@ -397,11 +397,13 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
     };
     // Tests call by hosts of their own; which ones may be is the subject of one of them.
     let hosts = if wishes.proxy.contains("hosts = ") { "" } else { "hosts = \"*\"\n" };
+    let listens = wishes.proxy.lines().any(|line| line.starts_with("listen = "));
+    let listen = if listens { "" } else { "listen = \"127.0.0.1:0\"\n" };
     let store = files.path().join("store");
     let store = format!("directory = {:?}", store.to_str().unwrap());
     let store = wishes.store.as_ref().unwrap_or(&store);
     let text = format!(
-        "[proxy]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{hosts}{}\n\
+        "[proxy]\n{listen}workers = 1\n{hosts}{}\n\
          [upstream]\nurl = \"{api}\"\n{ca}{}\n\
          [application.test]\nclient_id = \"sandbox-client\"\nclient_secret = \"sandbox-secret\"\n\
          token_requests_per_minute = 1000\n{elsewhere}{}\n\

@@ -3,25 +3,25 @@
 use std::collections::HashMap;
 
 use super::OTHER;
-use crate::admin::Watched;
 use crate::metrics::traffic::{Cells, MethodClass, Replay, StatusClass, Totals, plus};
 use crate::metrics::{Kind, Page};
+use crate::server::Counters;
 use crate::token::identities::Identities;
 
 /// Stands for requests that were refused before anybody knew whose they were.
 const NONE: &str = "_none";
 
-pub(super) fn write(page: &mut Page, identities: &Identities, watched: &Watched) {
-    let totals = watched.traffic.totals();
-    requests(page, identities, watched.traffic.named(), &totals);
+pub(super) fn write(page: &mut Page, identities: &Identities, counters: &Counters) {
+    let totals = counters.traffic.totals();
+    requests(page, identities, counters.traffic.named(), &totals);
     times(page, &totals);
     connections(page, &totals);
     let name = "ringbearer_replay_memory_bytes";
     let help = "Memory in use for requests that are kept for a replay.";
-    page.family(name, Kind::Gauge, help).sample(&[], watched.replay_memory.used());
+    page.family(name, Kind::Gauge, help).sample(&[], counters.replay_memory.used());
     let name = "ringbearer_replay_memory_limit_bytes";
     page.family(name, Kind::Gauge, "Memory that may be in use for them.")
-        .sample(&[], watched.replay_memory.cap());
+        .sample(&[], counters.replay_memory.cap());
 }
 
 fn requests(page: &mut Page, identities: &Identities, named: usize, totals: &Totals) {

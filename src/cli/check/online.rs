@@ -25,7 +25,6 @@ use crate::token::Generation;
 use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, Unavailable};
 use crate::token::slot::LocalBearer;
-use crate::upstream::client_config;
 
 /// Long enough for a turn in the budget, which comes within a minute, and for an answer.
 const PATIENCE: Duration = Duration::from_secs(75);
@@ -34,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(75);
 pub(in crate::cli) fn run(settings: &Settings, out: &mut impl Write) -> Result<(), Failure> {
     serve::runtime()?.block_on(async {
         let clock = Clock::system();
-        let tls = client_config(&service::trust(settings)).map_err(StartError::from)?;
+        let tls = service::tls(settings).map_err(StartError::from)?;
         let identities = service::identities(settings, &tls, &clock)?;
         let upstream = &settings.upstream;
         let http = http_client(tls, upstream.http_proxy.as_ref(), upstream.response_timeout)

@@ -71,7 +71,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[client.app]\nidentities = 'sales'",
-        "client \"app\": key_sha256 is missing: it is the digest of the key that the client shows; `ringbearer keygen` makes both",
+        "client \"app\": nothing says how it is known: give it key_sha256 (`ringbearer keygen` makes a key and its digest), tls_subject, uid, gid or networks",
     ),
     (
         "[client.app]\nkey_sha256 = 'the-key-itself'\nidentities = 'sales'",
@@ -88,6 +88,75 @@ const APPENDED: &[(&str, &str)] = &[
     (
         "[client.a]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nidentities = '*'\n[client.b]\nkey_sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\nidentities = '*'",
         "client \"b\": client \"a\" has the same key: give each its own, or nobody can tell them apart",
+    ),
+    (
+        "[client.a]\nnetworks = '10.0.0.0/8'\nidentities = '*'\n[client.b]\nnetworks = ['10.0.0.0/16', '10.0.0.0/8']\nidentities = '*'",
+        "client \"b\": client \"a\" has the network 10.0.0.0/8 too, and a connection can be only one client's: keep it in one",
+    ),
+    (
+        "[client.a]\nuid = [33, 1000]\nidentities = '*'\n[client.b]\nuid = 1000\nidentities = '*'",
+        "client \"b\": client \"a\" has the uid 1000 too, and a connection can be only one client's: keep it in one",
+    ),
+    (
+        "[client.a]\ngid = 33\nidentities = '*'\n[client.b]\ngid = 33\nidentities = '*'",
+        "client \"b\": client \"a\" has the gid 33 too, and a connection can be only one client's: keep it in one",
+    ),
+    (
+        "[client.a]\nnetworks = '10.1.2.3/8'\nidentities = '*'",
+        "client \"a\": networks has \"10.1.2.3/8\": it begins at 10.0.0.0/8: write that, so that nobody takes it for a single address",
+    ),
+    (
+        "[client.a]\nnetworks = ['10.0.0.0/8', 'office']\nidentities = '*'",
+        "client \"a\": networks has \"office\": write it like \"10.0.0.0/8\", \"fd00::/8\" or, for one address, \"10.1.2.3\"",
+    ),
+    (
+        "[client.a]\nnetworks = '0.0.0.0/0'\nidentities = '*'",
+        "client \"a\": networks has \"0.0.0.0/0\": that is everybody: name the networks, or leave it to proxy.allow_remote_clients",
+    ),
+    (
+        "[client.a]\ntls_subject = 'billing'\nidentities = '*'",
+        "client \"a\": tls_subject has \"billing\": write the kind of name before it, as in \"DNS:app.example.com\", \
+         \"URI:spiffe://example.com/app\", \"email:app@example.com\" or \"CN:app\"",
+    ),
+    (
+        "[client.a]\ntls_subject = 'CN:billing'\nidentities = '*'",
+        "client \"a\": tls_subject is of use only with proxy.tls.client_ca_file: add proxy.tls.client_ca_file or remove tls_subject",
+    ),
+    (
+        "[client.a]\nuid = 'root'\nidentities = '*'",
+        "configuration: line 8: `client.a.uid` needs a number such as `id -u NAME` prints, or an array of such",
+    ),
+    (
+        "[client.a]\ngid = [1, -1]\nidentities = '*'",
+        "configuration: line 8: `client.a.gid` needs a number such as `id -u NAME` prints, or an array of such",
+    ),
+    (
+        "[proxy]\nsocket_mode = '0070'",
+        "proxy.socket_mode is no mode that leaves the owner in: write it in octal, such as \"0660\"",
+    ),
+    (
+        "listen = 'unix:/run/a.sock'\n[proxy]\nlisten = 'unix:/run/a.sock'",
+        "listen names unix:/run/a.sock twice: keep one",
+    ),
+    (
+        "[proxy]\nlisten = 'unix:/run/a.sock'\n[admin]\nlisten = 'unix:/run/a.sock'",
+        "listen names unix:/run/a.sock twice: keep one",
+    ),
+    (
+        "[proxy]\nlisten = 'unix:'",
+        "configuration: line 8: `proxy.listen` needs an IP address and port such as \"127.0.0.1:8080\", a socket such as \"unix:/run/ringbearer.sock\", or an array of them",
+    ),
+    (
+        "[upstream]\nclient_key_file = '/nonexistent'",
+        "upstream.client_key_file is of use only with upstream.client_certificate_file: add upstream.client_certificate_file or remove upstream.client_key_file",
+    ),
+    (
+        "[upstream]\nclient_certificate_file = '/nonexistent'",
+        "upstream.client_certificate_file is of use only with upstream.client_key_file: add upstream.client_key_file or remove upstream.client_certificate_file",
+    ),
+    (
+        "[upstream]\nverify = false",
+        "configuration: line 8: unknown key `upstream.verify`: the keys here are url, allow_plain_http, ca_file, client_certificate_file, client_key_file, tls_key_log_file, http_proxy, http2, connect_timeout, response_timeout, idle_timeout",
     ),
     (
         "hosts = 'me@sales.test'",
@@ -158,7 +227,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[proxy]\nlisten = 'localhost:8080'",
-        "configuration: line 8: `proxy.listen` needs an IP address and port such as \"127.0.0.1:8080\", or an array of them",
+        "configuration: line 8: `proxy.listen` needs an IP address and port such as \"127.0.0.1:8080\", a socket such as \"unix:/run/ringbearer.sock\", or an array of them",
     ),
     (
         "[identity]\nbot = 5",
@@ -175,7 +244,8 @@ const APPENDED: &[(&str, &str)] = &[
     (
         "[proxy]\nlisten = '0.0.0.0:8080'",
         "proxy.listen 0.0.0.0:8080 can be reached from other machines, and whoever reaches it acts as the identity: \
-         listen on 127.0.0.1, add a [client.NAME] so that callers show a key, or set proxy.allow_remote_clients = true if the network keeps strangers out",
+         listen on 127.0.0.1 or on a Unix socket, add a [client.NAME] so that callers are known (by key, certificate or network), \
+         ask for certificates with proxy.tls.client_ca_file, or set proxy.allow_remote_clients = true if the network keeps strangers out",
     ),
     ("[proxy]\ntoken_wait = '0s'", "proxy.token_wait is 0s: it must be between 1ms and 10m"),
     (

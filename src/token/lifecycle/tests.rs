@@ -441,6 +441,23 @@ fn a_look_at_the_store_neither_shortens_nor_ends_a_penalty() {
 }
 
 #[test]
+fn a_session_of_another_process_does_not_end_a_penalty_either() {
+    let (mut bench, _) = Bench::renewing(Means::Once);
+    let silence = Duration::from_secs(60);
+    let until = bench.now + silence;
+    assert_eq!(bench.fail(Failure::Penalty(silence)), Action::Rest(Some(until)));
+    bench.note(Signal::Changed);
+    assert_eq!(bench.step(Event::Time), Action::Read);
+    let known = bench.next(Duration::from_secs(3600));
+    bench.step(Event::Read(Some(known)));
+    bench.note(Signal::Refused(bench.latest()));
+    assert_eq!(bench.step(Event::Time), Action::Rest(Some(until)), "it was revoked at once");
+    assert_eq!(bench.machine.standing(bench.now), Standing::Penalised(until));
+    bench.now = until;
+    assert!(matches!(bench.step(Event::Time), Action::Renew(_)));
+}
+
+#[test]
 fn a_logout_ends_the_session_and_a_login_revives_it() {
     for means in [Means::Once, Means::Login] {
         let mut bench = Bench::live(Means::Once);
