@@ -95,11 +95,23 @@ impl Counters {
         }
     }
 
-    /// For a successor, which has threads of its own and other identities: only what several may
-    /// write goes on.
+    /// For a successor of the server that counts with these for `identities`. The sums go on.
     #[must_use]
-    pub fn succeed(&self, settings: &Settings) -> Self {
-        Self { malformed: Arc::clone(&self.malformed), ..Self::new(settings) }
+    pub fn succeed(&self, identities: &Identities, settings: &Settings) -> Self {
+        let (workers, configured) = (settings.proxy.workers.get(), settings.identities.len());
+        let all = identities.configured().chain(identities.added());
+        let names = all.map(|(id, keeper)| (id.index(), keeper.name()));
+        let cap = settings.proxy.replay_memory;
+        let is_same = self.replay_memory.cap() == cap;
+        Self {
+            malformed: Arc::clone(&self.malformed),
+            traffic: Arc::new(self.traffic.succeed(workers, configured, names)),
+            replay_memory: if is_same {
+                self.replay_memory.clone()
+            } else {
+                ReplayMemory::new(cap)
+            },
+        }
     }
 }
 

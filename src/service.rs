@@ -250,7 +250,7 @@ impl Service {
         let memory = is_memory(settings).then(|| Arc::clone(&store));
         let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
         let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
-        let counters = self.instruments.counters.succeed(settings);
+        let counters = self.instruments.counters.succeed(&self.keeping.identities, settings);
         let instruments = self.instruments.succeed(counters, reloads(certificates.as_ref()));
         match self.take_over(settings, &tls, &keeping, certificates, &instruments, clock).await {
             Ok(Taken {

@@ -230,6 +230,28 @@ mod tests {
         page(identities, &instruments, &seen, &Clock::manual(NOW))
     }
 
+    #[test]
+    fn what_was_counted_under_another_index_is_added_by_name() {
+        let old = Traffic::new(1, 2);
+        for index in [0, 0, 1] {
+            old.tally(0).answered(Some(index), MethodClass::Read, 200);
+        }
+        let new = old.succeed(1, 2, [(0, "support"), (1, "gone")]);
+        new.tally(0).answered(Some(1), MethodClass::Read, 200);
+        let mut page = Page::default();
+        let (malformed, traffic) = (Arc::default(), Arc::new(new));
+        let counters = Counters { malformed, traffic, replay_memory: ReplayMemory::new(1024) };
+        traffic::write(&mut page, &identities(), &counters);
+        let page = page.into_text();
+        for (identity, count) in [("sales", 0), ("support", 3), ("gone", 1), ("_other", 0)] {
+            let line = format!(
+                "ringbearer_requests_total{{identity=\"{identity}\",method=\"read\",status=\"2xx\"}} \
+                 {count}\n"
+            );
+            assert_eq!(page.matches(&line).count(), 1, "{line}{page}");
+        }
+    }
+
     fn series(page: &str) -> BTreeSet<String> {
         let samples = page.lines().filter(|line| !line.starts_with('#'));
         samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()

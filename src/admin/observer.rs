@@ -106,17 +106,18 @@ pub(super) struct Event {
 impl Observer {
     /// What `instruments` show by now is no news.
     pub(super) fn new(instruments: &Instruments, clock: &Clock) -> Self {
-        Self::after(instruments.configuration.counts(), clock)
+        let totals = instruments.counters.traffic.totals();
+        Self::after(instruments.configuration.counts(), totals, clock)
     }
 
-    fn after(reloads: (u64, u64), clock: &Clock) -> Self {
+    fn after(reloads: (u64, u64), totals: Totals, clock: &Clock) -> Self {
         let started = clock.now();
         let memory = Memory {
             known: HashMap::new(),
-            refusals: HashMap::new(),
+            refusals: totals.refusals.iter().map(|(code, it)| (*code, it.count)).collect(),
             fault: None,
             reloads,
-            totals: Totals::default(),
+            totals,
             looked: started,
             history: VecDeque::new(),
             events: VecDeque::new(),
@@ -317,7 +318,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 
     fn memory() -> Observer {
-        Observer::after((0, 0), &Clock::manual(NOW))
+        Observer::after((0, 0), Totals::default(), &Clock::manual(NOW))
     }
 
     fn event(text: &str) -> Event {
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn reloads_are_told_but_not_those_before_its_time() {
-        let observer = Observer::after((3, 1), &Clock::manual(NOW));
+        let observer = Observer::after((3, 1), Totals::default(), &Clock::manual(NOW));
         for reloads in [(3, 1), (4, 1), (4, 3), (4, 3)] {
             observer.memory().look_at_reloads(reloads, NOW);
         }

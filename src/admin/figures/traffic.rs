@@ -1,6 +1,6 @@
 //! What the worker threads have counted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::OTHER;
 use crate::metrics::traffic::{Cells, MethodClass, Replay, StatusClass, Totals, plus};
@@ -46,13 +46,24 @@ fn requests(page: &mut Page, identities: &Identities, named: usize, totals: &Tot
         .filter(|(id, _)| id.index() < named)
         .map(|(id, keeper)| (id.index(), keeper.name()))
         .collect();
+    let mut earlier: BTreeMap<_, _> =
+        totals.earlier.iter().map(|(name, cells)| (name.as_str(), cells)).collect();
     let mut others = totals.rows[named + 1];
     for (index, cells) in totals.rows[1..=named].iter().enumerate() {
         match known.get(&index) {
-            Some(name) => sample(name, cells),
+            Some(name) => {
+                let mut cells = *cells;
+                if let Some(before) = earlier.remove(name) {
+                    plus(&mut cells, before);
+                }
+                sample(name, &cells);
+            }
             // It was removed.
             None => plus(&mut others, cells),
         }
+    }
+    for (name, cells) in earlier {
+        sample(name, cells);
     }
     sample(OTHER, &others);
     sample(NONE, &totals.rows[0]);
