@@ -200,7 +200,8 @@ fn keeping(c: &mut Criterion) {
     for size in [PIECE, 256 * 1024, 1024 * 1024] {
         group.throughput(Throughput::Bytes(size as u64));
         for (name, max_bytes) in [("kept", size), ("streamed", 0)] {
-            let limit = KeepLimit { max_bytes, memory: ReplayMemory::new(size) };
+            let memory = ReplayMemory::new(2 * size);
+            let limit = KeepLimit { max_bytes, max_request_bytes: u64::MAX, memory };
             group.bench_function(BenchmarkId::new(name, size), |b| {
                 let content = || Pieces { piece: piece.clone(), left: size / PIECE };
                 let pass = |content| {

@@ -35,8 +35,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::metrics::Reloads;
+use crate::proxy::throttle::board::Board;
 use crate::server::{Counters, Passed};
 use crate::settings::AdminSettings;
 use crate::socket_file::{SharedSocket, SocketError};
@@ -88,19 +90,10 @@ pub struct Instruments {
     pub certificates: Option<Arc<Reloads>>,
     /// How often the configuration was read anew in this process.
     pub configuration: Arc<Reloads>,
-}
-
-impl Instruments {
-    /// Of the first proxy in this process.
-    pub fn new(counters: Counters, certificates: Option<Arc<Reloads>>) -> Self {
-        Self { counters, certificates, configuration: Arc::default() }
-    }
-
-    /// Of a successor.
-    #[must_use]
-    pub fn succeed(&self, counters: Counters, certificates: Option<Arc<Reloads>>) -> Self {
-        Self { counters, certificates, configuration: Arc::clone(&self.configuration) }
-    }
+    /// What became of the audit log's lines, which is where operations are noted, too.
+    pub audit: AuditLog,
+    /// RingCentral's limits, if they are kept.
+    pub limits: Option<Arc<Board>>,
 }
 
 /// How far the end has come.
@@ -262,14 +255,17 @@ enum Door {
 }
 
 enum Arrival {
-    Tcp(TcpStream),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
 impl Door {
     async fn accept(&self) -> io::Result<Arrival> {
         Ok(match self {
-            Self::Tcp(listener) => Arrival::Tcp(listener.accept().await?.0),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Arrival::Tcp(stream, peer)
+            }
             Self::Unix(listener) => Arrival::Unix(listener.accept().await?.0),
         })
     }
@@ -277,12 +273,12 @@ impl Door {
 
 async fn greet(desk: Arc<Desk>, arrival: Arrival, phase: watch::Receiver<Phase>) {
     match arrival {
-        Arrival::Tcp(stream) => {
+        Arrival::Tcp(stream, peer) => {
             let Ok(local) = stream.local_addr() else { return };
-            converse(desk, stream, local, phase).await;
+            converse(desk, stream, local, Some(peer), phase).await;
         }
         // It has no address, so it goes by that of this machine.
-        Arrival::Unix(stream) => converse(desk, stream, THIS_MACHINE, phase).await,
+        Arrival::Unix(stream) => converse(desk, stream, THIS_MACHINE, None, phase).await,
     }
 }
 
@@ -290,11 +286,12 @@ async fn converse(
     desk: Arc<Desk>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     local: SocketAddr,
+    peer: Option<SocketAddr>,
     phase: watch::Receiver<Phase>,
 ) {
     let service = service_fn(|request| {
         let desk = Arc::clone(&desk);
-        async move { Ok::<_, Infallible>(desk.answer(request, local).await) }
+        async move { Ok::<_, Infallible>(desk.answer(request, local, peer).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(BUFFER);

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::audit::AuditLog;
+use crate::clock::Clock;
+use crate::dumps;
 use crate::login::LoginError;
 use crate::login::transfer::TransferError;
 use crate::oauth::TokenError;
@@ -31,6 +34,7 @@ mod keygen;
 mod login;
 mod logout;
 mod manual;
+mod open_files;
 mod reign;
 mod reload;
 mod run;
@@ -184,10 +188,14 @@ struct ConfigurationFlags {
 impl Cli {
     /// Runs the command; `serve` if none was named.
     pub fn run(self, environment: Environment<'_>) -> Result<ExitCode, Failure> {
+        let before = dumps::forbid();
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(flags) => {
                 let (source, overrides) = flags.split();
                 let (settings, warnings) = Settings::load(&source, overrides.clone(), environment)?;
+                if settings.proxy.core_dumps {
+                    before.restore();
+                }
                 serve::run(&settings, &warnings, &source, overrides, environment)?;
             }
             Command::Check(CheckFlags { presets: true, .. }) => {
@@ -214,7 +222,7 @@ impl Cli {
             Command::Import(flags) => transfer::import(&flags, environment)?,
             Command::Demo(flags) => demo::run(&flags)?,
             Command::Doctor(flags) => return doctor::run(flags, environment),
-            Command::Run(flags) => return run::run(flags, environment),
+            Command::Run(flags) => return run::run(flags, environment, before),
             Command::Status(flags) => status::run(flags, environment)?,
             Command::Reload(flags) => reload::run(flags, environment)?,
             Command::Token(flags) => token::run(flags, environment)?,
@@ -222,8 +230,13 @@ impl Cli {
             Command::Completions(flags) => manual::completions(&flags, &mut io::stdout().lock())?,
             Command::Man(flags) => manual::man(&flags, &mut io::stdout().lock())?,
             Command::Sandbox(args) => {
-                let until_asked = async { drop(serve::asked_to_end().await) };
-                serve::runtime()?.block_on(sandbox::run(args, until_asked))?;
+                serve::runtime()?.block_on(async {
+                    let mut signals = serve::Signals::listen()?;
+                    let until_asked = async move {
+                        signals.end().await;
+                    };
+                    sandbox::run(args, until_asked).await.map_err(Failure::from)
+                })?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -475,6 +488,12 @@ fn secret_file(
     let readable = sources.into_world_readable().into_iter();
     warnings.extend(readable.map(|path| Warning::WorldReadable { path }));
     Ok(secret)
+}
+
+/// Where the settings want it to be noted what a command does.
+fn audit(settings: &Settings) -> Result<AuditLog, Failure> {
+    let log = AuditLog::open(settings.audit.as_ref(), &Clock::system());
+    log.map_err(|error| StartError::from(error).into())
 }
 
 fn warn_of(warnings: &[Warning]) {

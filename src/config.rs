@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) facade: FacadeConfig,
     pub(crate) store: StoreConfig,
     pub(crate) admin: AdminConfig,
+    pub(crate) audit: AuditConfig,
     pub(crate) log: LogConfig,
     pub(crate) trace: TraceConfig,
 }
@@ -76,7 +77,45 @@ pub(crate) struct ProxyConfig {
     pub(crate) websocket_idle_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) throttle: Option<bool>,
+    pub(crate) pacing: Option<bool>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) max_wait: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_queue: Option<NonZeroU32>,
     pub(crate) reload_on_change: Option<bool>,
+    pub(crate) core_dumps: Option<bool>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_connections: Option<NonZeroU32>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_in_flight: Option<NonZeroU32>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) max_request_bytes: Option<ByteSize>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) handshake_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) client_stall_timeout: Option<Duration>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) client_stall_bytes: Option<ByteSize>,
+    pub(crate) http2: Http2Config,
+}
+
+/// `[proxy.http2]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Http2Config {
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_streams: Option<NonZeroU32>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) max_header_bytes: Option<ByteSize>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_pending_resets: Option<NonZeroU32>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_error_resets: Option<NonZeroU32>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) ping_interval: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) ping_timeout: Option<Duration>,
 }
 
 /// `[proxy.tls]`
@@ -106,6 +145,10 @@ pub(crate) struct UpstreamConfig {
     pub(crate) connect_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) response_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) stall_timeout: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) max_connections: Option<NonZeroU32>,
     #[serde(deserialize_with = "duration")]
     pub(crate) idle_timeout: Option<Duration>,
 }
@@ -178,6 +221,8 @@ pub(crate) struct ClientConfig {
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) client_id: Option<String>,
     pub(crate) rewrite_links: Option<bool>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) priority: Option<NonZeroU32>,
     #[serde(deserialize_with = "texts")]
     pub(crate) preset: Option<Vec<String>>,
     #[serde(deserialize_with = "texts")]
@@ -236,6 +281,13 @@ pub(crate) struct AdminConfig {
     pub(crate) key_sha256: Option<String>,
     #[serde(deserialize_with = "texts")]
     pub(crate) hosts: Option<Vec<String>>,
+}
+
+/// `[audit]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuditConfig {
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// `[log]`

@@ -13,6 +13,7 @@
 //! → routes: to which of RingCentral's hosts → selection: who calls, and as which identity
 //! → policy: whether that caller may ask for this
 //! → token: one atomic load; only where there is none, wait for the keeper
+//! → throttle: is this group in a penalty, is it its turn; one atomic load where nothing is held
 //! → headers::to_upstream: strip credentials and hop-by-hop fields, then inject
 //! → upstream.send ── not 401 ────────────────────────────→ headers::to_client → stream out
 //!                 └─ 401 → replay::verdict → keeper.rejected(generation) → upstream.send, once more
@@ -40,12 +41,13 @@
 //! | [`settings`] | config → settings: defaults applied, secrets fetched, contradictions refused |
 //! | [`secret`] | masked newtypes and where secrets come from |
 //! | [`key`] | keys that callers are let in with, and their digests |
+//! | [`dumps`] | no core of this process is kept |
 //! | [`operations`] | PURE: RingCentral's operations, as its API reference names them |
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
 //! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
-//! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count |
-//! | [`timers`] | one worker thread's coarse timeouts |
+//! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count; [`metrics::limits`], how often each limit was reached; [`metrics::throttling`], what RingCentral's do |
+//! | [`timers`] | one worker thread's coarse timeouts; [`timers::stall`] notices what stands still |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
 //! | [`token::budget`] | PURE: whose turn it is among an application's token requests |
@@ -55,10 +57,12 @@
 //! | [`token::slot`] | how a token reaches worker threads without a lock |
 //! | [`token::identities`] | from a name to its keeper |
 //! | [`token::roster`] | one line per identity, as operators read it |
+//! | [`token::names`] | the number of each identity's name, the same through reloads |
 //! | [`oauth`] | the token endpoint's client: grant → form, answer → token set or error |
 //! | [`oauth::authorization`], [`oauth::device`] | PURE: what a login sends the person to, and what comes back |
 //! | [`login`] | sessions of a person: opened (browser, paste, device, JWT), ended, kept in the store |
 //! | [`store`] | where token sets outlive the process; [`store::file`], a file per identity; [`store::redis`], a server or a cluster of them; [`store::memory`] |
+//! | [`store::redis::limits`] | what proxies share of RingCentral's limits: places of a window, penalties |
 //! | [`store::seal`] | PURE: encryption of what is stored |
 //! | `store::pulse`, `store::file::lock` | for how long a lease is good, and who may take it over |
 //! | [`store::archive`] | sessions on their way from one store to another |
@@ -70,13 +74,18 @@
 //! | [`proxy::selection`] | PURE: who calls, by client key or connection, and as which identity, by listener, path, field or host |
 //! | [`proxy::facade`] | PURE: the OAuth endpoints answered here, and the tokens handed out; `proxy::login` is the shell |
 //! | [`proxy::routes`] | PURE: which of RingCentral's hosts a target is for |
+//! | [`proxy::throttle`] | who may send when: penalties after a 429 and turns where requests are paced, shared by all threads; `pace` asks it |
+//! | [`proxy::throttle::operations`], [`proxy::throttle::groups`] | from a request to its operation (PURE) and its rate-limit group |
+//! | [`proxy::throttle::penalties`], [`proxy::throttle::window`], [`proxy::throttle::queue`], [`proxy::throttle::book`] | PURE: what is kept of one identity: silence asked for, places left, whose turn is next |
+//! | [`proxy::throttle::share`] | PURE: one process's part of a window that several share; `sharing` speaks to the store |
 //! | [`proxy::upgrade`] | WebSocket tunnels |
 //! | [`proxy::headers`] | PURE: field rewriting, both directions |
 //! | [`proxy::links`] | PURE: absolute links in answers, led back to the proxy while they stream past; `proxy::public` says where that is |
 //! | [`proxy::replay`] | PURE: what a 401 means; `exchange` and [`proxy::body`] keep what a second send needs |
+//! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
-//! | [`upstream`] | connections to RingCentral: a pool per worker thread |
-//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change |
+//! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities, the status page: a listener of its own on the control thread |
@@ -84,15 +93,18 @@
 //! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
 //! | `trace` | traces by OTLP, with the feature `otlp` |
+//! | [`audit`] | the audit log: a file, a queue, and a thread that writes |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
 //! Imports run one way: `cli → service → {server, admin} → proxy → {token, upstream}`, and
 //! `login → token → {oauth, store} → settings → config`. PURE modules know no tokio, clock or lock.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 mod config;
+pub mod dumps;
 pub mod key;
 pub mod login;
 pub mod mark;

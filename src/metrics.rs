@@ -4,13 +4,16 @@
 //! it that labels are bounded; nothing here takes a path, a query or a client's word for a label.
 
 pub mod histogram;
+pub mod limits;
 pub mod page;
 pub mod process;
+pub mod throttling;
 pub mod traffic;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use page::{Family, Kind, Page};
+pub use throttling::{Hold, MOST_GROUPS, Throttling};
 
 /// What came of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

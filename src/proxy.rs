@@ -14,24 +14,27 @@ pub mod facade;
 pub mod headers;
 mod heal;
 pub mod hostnames;
+mod in_flight;
 pub mod links;
 mod login;
 pub mod malformed;
 mod outbound;
+mod pace;
 pub mod peers;
 mod public;
 mod record;
 pub mod replay;
 pub mod routes;
 pub mod selection;
+pub mod throttle;
 pub mod upgrade;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderValue, LOCATION, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -43,13 +46,16 @@ pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
 pub use record::Audience;
 
+use crate::clock::Timestamp;
+use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::traffic::Tally;
 use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
+use crate::timers::stall::Pace;
 use crate::token::Generation;
 use crate::token::identities::{Identities, IdentityId};
 use crate::token::slot::LocalBearer;
-use crate::upstream::{Choice, Connector, SendError, Upstream};
+use crate::upstream::{Choice, Connector, Rules, SendError, Upstream};
 use admission::Whose;
 use body::{KeepLimit, Outgoing, Replayable};
 use bytes::Bytes;
@@ -57,6 +63,7 @@ use cors::{Cors, Visitor};
 use error::ProxyError;
 use exchange::{Exchange, Route};
 use headers::{Found, Injected};
+use in_flight::{Count, InFlight};
 use links::LinkMap;
 use links::body::Rewritten;
 use login::Call;
@@ -65,6 +72,7 @@ use public::Public;
 use record::Record;
 use routes::{Routes, Site};
 use selection::API_KEY;
+use throttle::{Throttle, Turn, Want};
 use upgrade::{Opener, Tunnels};
 
 /// An answer of RingCentral's.
@@ -86,6 +94,10 @@ pub struct Proxy {
     names: Names,
     admission: Arc<Admission>,
     audience: Audience,
+    /// Shared by all threads; `None` if limits are RingCentral's affair.
+    throttle: Option<Arc<Throttle>>,
+    /// When an answer was last looked at for its limits.
+    noted: Cell<Timestamp>,
 }
 
 /// One of RingCentral's hosts.
@@ -116,6 +128,14 @@ pub struct Limits {
     pub keep: KeepLimit,
     /// How long a WebSocket may be silent.
     pub websocket_idle: Duration,
+    /// Requests of one identity that may be under way on one thread.
+    pub in_flight: usize,
+    /// How slowly clients may send.
+    pub pace: Pace,
+    /// Connections to each host, of one thread.
+    pub upstream_connections: usize,
+    /// Where limits are counted that were reached.
+    pub meters: Arc<Meters>,
 }
 
 /// What is done about links in answers.
@@ -155,6 +175,7 @@ struct Local {
     bearer: LocalBearer,
     /// The newest generation that this thread has seen work.
     accepted: Generation,
+    in_flight: Count,
 }
 
 /// The token of one send.
@@ -168,7 +189,7 @@ struct Token {
 enum Prepared {
     /// With a token in it.
     Ready(Exchange, Generation),
-    /// There is no token yet.
+    /// There is no token yet, or it is not its turn.
     Early(Option<Box<Early>>),
     /// It is for the proxy itself.
     Call(Option<Box<Call>>),
@@ -199,6 +220,8 @@ struct Early {
     content: Incoming,
     found: Found,
     identity: Whose,
+    want: Option<Want>,
+    in_flight: Option<InFlight>,
 }
 
 impl Proxy {
@@ -212,12 +235,13 @@ impl Proxy {
         limits: Limits,
         names: Names,
         admission: Arc<Admission>,
+        throttle: Option<Arc<Throttle>>,
         links: &Links,
         audience: Audience,
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
-        let hosts = hosts(upstream, tls, &timers, &audience.tally);
+        let hosts = hosts(upstream, tls, &timers, &limits, &audience.tally);
         let public = || Public::new(upstream, links.public_url.as_ref());
         let public = links.are_rewritten.then(public);
         let tunnels = Tunnels::new(Arc::clone(&audience.tally));
@@ -233,6 +257,8 @@ impl Proxy {
             names,
             admission,
             audience,
+            throttle,
+            noted: Cell::new(Timestamp::from_unix_millis(0)),
         }
     }
 
@@ -245,8 +271,9 @@ impl Proxy {
         mut request: Request<Incoming>,
         entry: Entry,
     ) -> impl Future<Output = Response<Outbound>> {
-        let mut record = Record::begin(&mut request, &self.audience);
+        let mut record = Record::begin(&mut request, entry, &self.audience);
         let mut visitor = Visitor::App;
+        let version = request.version();
         let mut prepared = match self.prepare(request, entry, &mut record, &mut visitor) {
             Ok(prepared) => prepared,
             Err(error) => Prepared::Refused(Some(error)),
@@ -282,7 +309,12 @@ impl Proxy {
             };
             let mut answer = answer.unwrap_or_else(|error| {
                 record.failed(&error);
-                error.into_response().map(Outbound::local)
+                let ends = version < Version::HTTP_2 && error.ends_connection();
+                let mut answer = error.into_response().map(Outbound::local);
+                if ends {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                answer
             });
             self.admission.cors.tell(visitor, answer.headers_mut());
             record.end(&self.audience, &answer);
@@ -291,8 +323,13 @@ impl Proxy {
     }
 
     /// Answers a request that could not be read. `request` stands in its place.
-    pub fn refuse<B>(&self, request: &mut Request<B>, malformed: Malformed) -> Response<Outbound> {
-        let mut record = Record::begin(request, &self.audience);
+    pub fn refuse<B>(
+        &self,
+        request: &mut Request<B>,
+        entry: Entry,
+        malformed: Malformed,
+    ) -> Response<Outbound> {
+        let mut record = Record::begin(request, entry, &self.audience);
         record.failed(&ProxyError::Malformed(malformed));
         let answer = self.refused(malformed);
         record.end(&self.audience, &answer);
@@ -357,7 +394,7 @@ impl Proxy {
             // SDKs open a socket with its own token and nothing else. RingCentral gave it to somebody
             // who was let in here, and lets nobody in without.
             if !upgrade::has_token(&head.uri) {
-                self.identity(&head, &found, entry, path.as_deref(), pass.as_ref())?;
+                self.identity(&head, &found, entry, path.as_deref(), pass.as_ref(), record)?;
             }
             if !upgrade::is_websocket(&head) {
                 return Err(ProxyError::Refused(access::Refusal::WebSocketOnly));
@@ -365,21 +402,32 @@ impl Proxy {
             self.forget_key(&mut head);
             return Ok(Prepared::Socket(Some(Box::new(Socket { head, found, site }))));
         }
-        let (identity, rewrites) =
-            self.identity(&head, &found, entry, path.as_deref(), pass.as_ref())?;
+        let (identity, caller) =
+            self.identity(&head, &found, entry, path.as_deref(), pass.as_ref(), record)?;
+        let rewrites = caller.is_none_or(|client| client.rewrite_links);
         let links = links.filter(|_| rewrites && self.hosts[site.index()].rewrite_links);
+        let now = self.timers.now();
+        let want = self.want(&head, &identity, caller, now)?;
         self.forget_key(&mut head);
-        let token = match &identity {
+        if content.size_hint().lower() > self.limits.keep.max_request_bytes {
+            self.limits.meters.count(Limit::RequestBytes);
+            return Err(ProxyError::TooLong);
+        }
+        let (ready, in_flight) = match &identity {
             Whose::Known(id) => {
                 record.identified(*id, self.identities.keeper(*id).name());
-                self.current_token(*id).map(|token| (*id, token))
+                let in_flight = self.enter(*id)?;
+                let token = self.token_at(*id, now);
+                let turn = token.is_some().then(|| self.turn_at_once(*id, want.as_ref(), now));
+                let ready = turn.transpose()?.flatten().zip(token);
+                (ready.map(|(turn, token)| (*id, token, turn)), Some(in_flight))
             }
-            Whose::Stranger(_) | Whose::Sealed(_) => None,
+            Whose::Stranger(_) | Whose::Sealed(_) => (None, None),
         };
-        let early = Early { site, path, links, head, content, found, identity };
-        Ok(match token {
-            Some((id, token)) => {
-                Prepared::Ready(self.exchange(id, early, token.value), token.generation)
+        let early = Early { site, path, links, head, content, found, identity, want, in_flight };
+        Ok(match ready {
+            Some((id, token, turn)) => {
+                Prepared::Ready(self.exchange(id, early, token.value, turn), token.generation)
             }
             None => Prepared::Early(Some(Box::new(early))),
         })
@@ -416,33 +464,61 @@ impl Proxy {
         record.sending();
         let answer = self.send(exchange).await?;
         record.answered(generation);
-        if answer.status() == StatusCode::UNAUTHORIZED {
+        let mut answer = if answer.status() == StatusCode::UNAUTHORIZED {
             // Boxed: rare, and large.
-            return Box::pin(self.heal(exchange, generation, answer, record)).await;
-        }
-        self.note_accepted(exchange.identity(), generation);
-        Ok(self.to_client(answer, exchange))
+            Box::pin(self.heal(exchange, generation, answer, record)).await?
+        } else {
+            self.note_accepted(exchange.identity(), generation);
+            if exchange.is_penalised() {
+                Box::pin(self.relay_penalty(exchange, answer)).await?
+            } else {
+                self.to_client(answer, exchange)
+            }
+        };
+        answer.body_mut().keeps(exchange.take_in_flight());
+        Ok(answer)
     }
 
-    /// The request came before the token did.
+    /// The request came before the token did, or before its turn.
     async fn relay_in_time(
         &self,
-        early: Early,
+        mut early: Early,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
         let identity = self.known(&early.identity, record).await?;
+        if early.in_flight.is_none() {
+            early.in_flight = Some(self.enter(identity)?);
+        }
+        // First, for nobody queues for what cannot be sent; again, because the turn may take its time.
+        self.awaited_token(identity).await?;
+        let want = early.want.or_else(|| self.plain_want(&early.head));
+        let turn = self.turn(identity, want.as_ref()).await?;
         let token = self.awaited_token(identity).await?;
-        let mut exchange = self.exchange(identity, early, token.value);
+        let mut exchange = self.exchange(identity, early, token.value, turn);
         self.relay(&mut exchange, token.generation, record).await
     }
 
-    fn current_token(&self, identity: IdentityId) -> Option<Token> {
+    /// Counts a request of `identity`, unless too many are under way.
+    fn enter(&self, identity: IdentityId) -> Result<InFlight, ProxyError> {
         let mut local = self.local.borrow_mut();
         if local.len() <= identity.index() {
             local.resize_with(identity.index() + 1, Local::default);
         }
+        local[identity.index()].in_flight.enter(self.limits.in_flight).ok_or_else(|| {
+            self.limits.meters.count(Limit::InFlight);
+            ProxyError::InFlight(self.identities.keeper(identity).name().to_owned())
+        })
+    }
+
+    fn current_token(&self, identity: IdentityId) -> Option<Token> {
+        self.token_at(identity, self.timers.now())
+    }
+
+    /// Wants the request to have been counted.
+    fn token_at(&self, identity: IdentityId, now: Timestamp) -> Option<Token> {
+        let mut local = self.local.borrow_mut();
         let slot = self.identities.keeper(identity).slot();
-        let bearer = local[identity.index()].bearer.current(slot, self.timers.now())?;
+        let bearer = local[identity.index()].bearer.current(slot, now)?;
         Some(Token { value: bearer.value.clone(), generation: bearer.generation })
     }
 
@@ -461,8 +537,14 @@ impl Proxy {
         Err(ProxyError::NoToken { identity: keeper.name().to_owned(), why })
     }
 
-    fn exchange(&self, identity: IdentityId, early: Early, bearer: HeaderValue) -> Exchange {
-        let Early { site, path, links, head, content, found, identity: _ } = early;
+    fn exchange(
+        &self,
+        identity: IdentityId,
+        early: Early,
+        bearer: HeaderValue,
+        turn: Turn,
+    ) -> Exchange {
+        let Early { site, path, links, head, content, found, identity: _, want, in_flight } = early;
         let mut fields = head.headers;
         let host = Some(&self.hosts[site.index()].authority);
         let (injected, via) = (Some(&bearer), self.names.via(head.version));
@@ -476,7 +558,8 @@ impl Proxy {
         }
         let content = Replayable::new(content, &self.limits.keep);
         Exchange::new(
-            Route { site, identity, path, links },
+            Route { site, identity, path, links, want, in_flight },
+            turn,
             head.method,
             head.uri,
             fields,
@@ -485,19 +568,34 @@ impl Proxy {
         )
     }
 
-    /// Sends the request, and once more if a kept-alive connection died under an idempotent one.
+    /// Sends the request when it is its turn, and once more if a kept-alive connection died under an
+    /// idempotent one.
     async fn send(&self, exchange: &mut Exchange) -> Result<Answer, ProxyError> {
         let mut choice = Choice::Any;
         loop {
+            let mut turn = match exchange.take_turn() {
+                Some(turn) => turn,
+                // Boxed: only a second send comes here.
+                None => Box::pin(self.next_turn(exchange)).await?,
+            };
             let Some(request) = exchange.request() else { return Err(ProxyError::ClientBroke) };
+            turn.depart();
             let Towards::Requests(upstream) = &self.hosts[exchange.site().index()].towards else {
                 unreachable!("what goes to a host for sockets becomes no exchange");
             };
             match upstream.send(request, choice, || exchange.progress()).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.note_limits(exchange, turn, &answer);
+                    return Ok(answer);
+                }
                 Err(_) if exchange.content() == replay::Content::Broken => {
                     return Err(ProxyError::ClientBroke);
                 }
+                Err(_) if exchange.content() == replay::Content::OverLimit => {
+                    self.limits.meters.count(Limit::RequestBytes);
+                    return Err(ProxyError::TooLong);
+                }
+                Err(SendError::SlowClient) => return Err(ProxyError::SlowClient),
                 Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
                     self.audience.tally.resent.add(1);
                     choice = Choice::New;
@@ -556,16 +654,24 @@ fn hosts(
     settings: &UpstreamSettings,
     tls: &ClientConfig,
     timers: &Timers,
+    limits: &Limits,
     tally: &Arc<Tally>,
 ) -> Vec<Host> {
+    let rules = Rules {
+        idle_timeout: settings.idle_timeout,
+        stall_timeout: settings.stall_timeout,
+        max_connections: limits.upstream_connections,
+        client_pace: limits.pace,
+        meters: Arc::clone(&limits.meters),
+        tally: Arc::clone(tally),
+    };
     let host = |origin: &Origin, websocket, rewrite_links| {
         let authority = HeaderValue::from_str(origin.authority.as_str());
         let connector = Connector::new(origin, settings, tls);
         let towards = if websocket {
             Towards::Sockets(Box::new(connector.without_h2()))
         } else {
-            let (timers, tally) = (timers.clone(), Arc::clone(tally));
-            Towards::Requests(Upstream::new(connector, timers, settings.idle_timeout, tally))
+            Towards::Requests(Upstream::new(connector, timers.clone(), rules.clone()))
         };
         let authority = authority.expect("an authority is a field value");
         Host { authority, towards, rewrite_links }

@@ -10,12 +10,15 @@
 //! [`Proxy`]: crate::proxy::Proxy
 
 mod activation;
+mod answering;
 mod arrival;
 mod connection;
 pub mod framing;
 mod guard;
 mod listen;
+mod opening;
 mod patience;
+mod places;
 mod subject;
 mod tls;
 mod worker;
@@ -35,7 +38,9 @@ pub use listen::ListenError;
 use listen::Sockets;
 pub use tls::{InboundCertificates, TlsFilesError};
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
+use crate::metrics::limits::Meters;
 use crate::metrics::traffic::Traffic;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
@@ -44,8 +49,9 @@ use crate::proxy::hostnames::Hostnames;
 use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
+use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names};
-use crate::settings::{ProxySettings, Settings};
+use crate::settings::Settings;
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
 
@@ -80,6 +86,9 @@ pub struct Counters {
     pub malformed: Arc<MalformedCounts>,
     /// Everything else that they count.
     pub traffic: Arc<Traffic>,
+    /// Limits that were reached, and how many clients are connected: their room is one for a proxy and
+    /// its successors.
+    pub meters: Arc<Meters>,
     /// The memory of requests that are kept for a replay.
     pub replay_memory: ReplayMemory,
 }
@@ -91,6 +100,7 @@ impl Counters {
         Self {
             malformed: Arc::default(),
             traffic: Arc::new(traffic),
+            meters: Arc::default(),
             replay_memory: ReplayMemory::new(settings.proxy.replay_memory),
         }
     }
@@ -105,6 +115,7 @@ impl Counters {
         let is_same = self.replay_memory.cap() == cap;
         Self {
             malformed: Arc::clone(&self.malformed),
+            meters: Arc::clone(&self.meters),
             traffic: Arc::new(self.traffic.succeed(workers, configured, names)),
             replay_memory: if is_same {
                 self.replay_memory.clone()
@@ -113,6 +124,28 @@ impl Counters {
             },
         }
     }
+}
+
+/// What a server has from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// For whom it sends.
+    pub identities: Arc<Identities>,
+    /// For connections to RingCentral.
+    pub tls: Arc<ClientConfig>,
+    /// What apps are shown, if they speak TLS.
+    pub certificates: Option<InboundCertificates>,
+    /// RingCentral's limits, if they are kept.
+    pub throttle: Option<Arc<Throttle>>,
+    /// What it counts.
+    pub counters: Counters,
+    /// Where it is noted who did what.
+    pub audit: AuditLog,
+    /// Who traces.
+    #[cfg(feature = "otlp")]
+    pub tracer: Option<crate::trace::Tracer>,
+    /// What it takes the time from.
+    pub clock: Clock,
 }
 
 #[derive(Debug)]
@@ -124,34 +157,29 @@ struct Running {
 }
 
 impl Server {
-    /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
-    ///
-    /// `certificates` are what apps are shown, if they speak TLS. Sockets that were `passed` and those
-    /// that `predecessor` listens on are taken over; it goes on listening until it is stopped or
-    /// retired.
-    #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
+    /// Binds every address and starts the workers. Sockets that were `passed` and those that
+    /// `predecessor` listens on are taken over; it goes on listening until it is stopped or retired.
     pub fn start(
         settings: &Settings,
-        identities: &Arc<Identities>,
-        tls: &Arc<ClientConfig>,
-        #[cfg(feature = "otlp")] tracer: Option<crate::trace::Tracer>,
-        clock: &Clock,
-        counters: &Counters,
-        certificates: Option<InboundCertificates>,
+        parts: &Parts,
         passed: &mut Passed,
         predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
+        let Parts { identities, counters, .. } = parts;
         let admission = Arc::new(admission(settings));
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
-            tls: Arc::clone(tls),
+            tls: Arc::clone(&parts.tls),
             identities: Arc::clone(identities),
-            limits: limits(&settings.proxy, &counters.replay_memory),
+            limits: limits(settings, counters),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
-            inbound_tls: certificates.clone(),
+            throttle: parts.throttle.clone(),
+            inbound_tls: parts.certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
+            client_limits: settings.proxy.limits,
+            meters: Arc::clone(&counters.meters),
             request_head_timeout: settings.proxy.request_head_timeout,
             malformed: Arc::clone(&counters.malformed),
             drain_timeout: settings.proxy.drain_timeout,
@@ -162,10 +190,11 @@ impl Server {
             audience: Audience {
                 tally: Arc::clone(counters.traffic.tally(0)),
                 log: settings.log.requests,
+                audit: parts.audit.clone(),
                 #[cfg(feature = "otlp")]
-                tracer,
+                tracer: parts.tracer.clone(),
             },
-            clock: clock.clone(),
+            clock: parts.clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
         let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
@@ -193,6 +222,7 @@ impl Server {
         };
         let workers = sockets.per_worker(count)?.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
+        let certificates = parts.certificates.clone();
         Ok(Self { addresses: sockets.addresses(), sockets, certificates, phase, workers })
     }
 
@@ -273,7 +303,7 @@ fn entrances<'a>(
     let tls = settings.proxy.tls.is_some();
     all.map(move |(address, identity)| {
         let is_guarded = hosts.guard(address);
-        (address, Entry { identity, is_guarded, tls, caller: Caller::Unknown })
+        (address, Entry { identity, is_guarded, tls, peer: None, caller: Caller::Unknown })
     })
 }
 
@@ -287,6 +317,7 @@ fn socket_entries(
         identity: socket.identity.as_deref().and_then(|name| identities.find(name)),
         is_guarded: hosts.guard_sockets(),
         tls: false,
+        peer: None,
         caller: Caller::Unknown,
     })
 }
@@ -302,11 +333,21 @@ fn admission(settings: &Settings) -> Admission {
     }
 }
 
-fn limits(settings: &ProxySettings, memory: &ReplayMemory) -> Limits {
-    let keep = KeepLimit { max_bytes: settings.max_replay_bytes, memory: memory.clone() };
+/// What holds for one worker thread. Threads share the memory for replays and nothing else: of the
+/// rest, each has its part.
+fn limits(Settings { proxy, upstream, .. }: &Settings, counters: &Counters) -> Limits {
+    let keep = KeepLimit {
+        max_bytes: proxy.max_replay_bytes,
+        max_request_bytes: proxy.limits.max_request_bytes.unwrap_or(u64::MAX),
+        memory: counters.replay_memory.clone(),
+    };
     Limits {
-        token_wait: settings.token_wait,
+        token_wait: proxy.token_wait,
         keep,
-        websocket_idle: settings.websocket_idle_timeout,
+        websocket_idle: proxy.websocket_idle_timeout,
+        in_flight: proxy.limits.max_in_flight.div_ceil(proxy.workers.get()),
+        pace: proxy.limits.pace,
+        upstream_connections: upstream.max_connections.div_ceil(proxy.workers.get()),
+        meters: Arc::clone(&counters.meters),
     }
 }

@@ -24,10 +24,14 @@ use tracing::info;
 
 use crate::admin::reload::{self, Orders, ReloadOrder};
 use crate::admin::{Admin, AdminStartError, Instruments};
+use crate::audit::{AuditError, AuditLog};
 use crate::clock::Clock;
 use crate::metrics::Reloads;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
-use crate::server::{Counters, InboundCertificates, Passed, PassedError, Server, ServerError};
+use crate::proxy::throttle::Throttle;
+use crate::server::{
+    Counters, InboundCertificates, Parts, Passed, PassedError, Server, ServerError,
+};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
@@ -37,9 +41,13 @@ use crate::telemetry::chain;
 use crate::token::Generation;
 use crate::token::identities::Identities;
 use crate::token::keeper::Unavailable;
+use crate::token::names::Names;
 #[cfg(feature = "otlp")]
 use crate::trace;
 use crate::upstream::{TlsError, Trust, client_config, with_settings};
+use limits::Lasting;
+
+mod limits;
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +67,9 @@ pub enum StartError {
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] AdminStartError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Sockets that somebody else has opened.
     #[error(transparent)]
     Passed(#[from] PassedError),
@@ -94,22 +105,18 @@ const READINESS: Duration = Duration::from_secs(30);
 pub struct Service {
     server: Server,
     keeping: Keeping,
+    /// RingCentral's limits, for a successor; none if nobody has kept to them yet.
+    limits: Option<Arc<Lasting>>,
+    throttle: Option<Arc<Throttle>>,
     admin: Option<Admin>,
     /// Ends when nobody is left who could be traced.
     #[cfg(feature = "otlp")]
     exporting: Option<JoinHandle<()>>,
+    /// Every proxy that notes in it has one: whose is the last closes it.
+    audit: Arc<AuditLog>,
     /// What a successor goes on counting with.
     instruments: Instruments,
     orders: Orders,
-}
-
-/// What serves in place of a predecessor.
-struct Taken {
-    server: Server,
-    admin: Option<Admin>,
-    orders: Orders,
-    #[cfg(feature = "otlp")]
-    exporting: Option<JoinHandle<()>>,
 }
 
 /// The identities and the task that keeps their tokens.
@@ -196,23 +203,28 @@ impl Service {
         let tls = Arc::new(tls(settings)?);
         let store = store(settings, clock)?;
         let memory = is_memory(settings).then(|| Arc::clone(&store));
-        let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
+        let audit = Arc::new(AuditLog::open(settings.audit.as_ref(), clock)?);
+        let names = Arc::default();
+        let identities = identities_in(store, settings, &tls, clock, &names)?;
+        let identities = Arc::new(identities.audited(&audit, "serve"));
+        let limits = Lasting::with(settings, &names, clock, None)?;
+        let throttle = limits.as_ref().and_then(|limits| limits.throttle(settings));
         let certificates = certificates(settings)?;
-        let instruments = Instruments::new(Counters::new(settings), reloads(certificates.as_ref()));
         #[cfg(feature = "otlp")]
         let (tracer, exporting) = trace::start(settings.trace.as_ref(), &tls, clock)?.unzip();
-        let server = Server::start(
-            settings,
-            &identities,
-            &tls,
+        let parts = Parts {
+            identities: Arc::clone(&identities),
+            tls,
+            certificates: certificates.clone(),
+            throttle: throttle.clone(),
+            counters: Counters::new(settings),
+            audit: AuditLog::clone(&audit),
             #[cfg(feature = "otlp")]
             tracer,
-            clock,
-            &instruments.counters,
-            certificates.clone(),
-            passed,
-            None,
-        )?;
+            clock: clock.clone(),
+        };
+        let server = Server::start(settings, &parts, passed, None)?;
+        let instruments = instruments(&parts, Arc::default(), limits.as_deref());
         let (superior, orders) = reload::orders();
         let shown = instruments.clone();
         let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
@@ -222,9 +234,12 @@ impl Service {
         Ok(Self {
             server,
             keeping,
+            limits,
+            throttle,
             admin,
             #[cfg(feature = "otlp")]
             exporting,
+            audit,
             instruments,
             orders,
         })
@@ -234,8 +249,8 @@ impl Service {
     /// that wait in them, once it has a token for every identity that has one here. Then
     /// [`retire`](Self::retire) this one.
     ///
-    /// Sessions are found in the store, so no token is requested for them. If anything is wrong with
-    /// the new settings, everything stays as it is.
+    /// Sessions are found in the store, so no token is requested for them. The audit log goes on, unless
+    /// another file is wanted. If anything is wrong with the new settings, everything stays as it is.
     pub async fn succeed(
         &self,
         settings: &Settings,
@@ -248,23 +263,39 @@ impl Service {
             _ => store(settings, clock)?,
         };
         let memory = is_memory(settings).then(|| Arc::clone(&store));
-        let identities = Arc::new(identities_in(store, settings, &tls, clock)?);
-        let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
-        let counters = self.instruments.counters.succeed(&self.keeping.identities, settings);
-        let instruments = self.instruments.succeed(counters, reloads(certificates.as_ref()));
-        match self.take_over(settings, &tls, &keeping, certificates, &instruments, clock).await {
-            Ok(Taken {
-                server,
-                admin,
-                orders,
-                #[cfg(feature = "otlp")]
-                exporting,
-            }) => Ok(Self {
+        let audit = self.audit_for(settings, clock)?;
+        let names = self.keeping.identities.names();
+        let identities = identities_in(store, settings, &tls, clock, names)?;
+        let identities = Arc::new(identities.audited(&audit, "serve"));
+        let limits = Lasting::with(settings, names, clock, self.limits.as_ref())?;
+        let throttle = limits.as_ref().and_then(|limits| limits.throttle(settings));
+        #[cfg(feature = "otlp")]
+        let (tracer, exporting) =
+            trace::start(settings.trace.as_ref(), &tls, clock).map_err(StartError::from)?.unzip();
+        let parts = Parts {
+            identities: Arc::clone(&identities),
+            tls,
+            certificates: certificates.clone(),
+            throttle: throttle.clone(),
+            counters: self.instruments.counters.succeed(&self.keeping.identities, settings),
+            audit: AuditLog::clone(&audit),
+            #[cfg(feature = "otlp")]
+            tracer,
+            clock: clock.clone(),
+        };
+        let reloads = Arc::clone(&self.instruments.configuration);
+        let instruments = instruments(&parts, reloads, limits.as_deref());
+        let keeping = Keeping::start(identities, memory, certificates, clock);
+        match self.take_over(settings, &parts, &keeping, &instruments).await {
+            Ok((server, admin, orders)) => Ok(Self {
                 server,
                 keeping,
+                limits,
+                throttle,
                 admin,
                 #[cfg(feature = "otlp")]
                 exporting,
+                audit,
                 instruments,
                 orders,
             }),
@@ -275,47 +306,32 @@ impl Service {
         }
     }
 
+    fn audit_for(&self, settings: &Settings, clock: &Clock) -> Result<Arc<AuditLog>, StartError> {
+        let wanted = settings.audit.as_ref();
+        if self.audit.is_at(wanted) {
+            return Ok(Arc::clone(&self.audit));
+        }
+        Ok(Arc::new(AuditLog::open(wanted, clock)?))
+    }
+
     async fn take_over(
         &self,
         settings: &Settings,
-        tls: &Arc<ClientConfig>,
+        parts: &Parts,
         keeping: &Keeping,
-        certificates: Option<InboundCertificates>,
         instruments: &Instruments,
-        clock: &Clock,
-    ) -> Result<Taken, SuccessionError> {
+    ) -> Result<(Server, Option<Admin>, Orders), SuccessionError> {
+        let Parts { identities, clock, .. } = parts;
         keeping.catch_up(&self.keeping.identities, clock).await?;
-        #[cfg(feature = "otlp")]
-        let (tracer, exporting) =
-            trace::start(settings.trace.as_ref(), tls, clock).map_err(StartError::from)?.unzip();
         let (superior, orders) = reload::orders();
-        let identities = &keeping.identities;
         // The workers last: they serve from the moment they are there.
         let (new, old) = (settings.admin.as_ref(), self.admin.as_ref());
         let shown = instruments.clone();
         let none = &mut Passed::default();
         let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
-        let server = Server::start(
-            settings,
-            identities,
-            tls,
-            #[cfg(feature = "otlp")]
-            tracer,
-            clock,
-            &instruments.counters,
-            certificates,
-            &mut Passed::default(),
-            Some(&self.server),
-        );
-        match server {
-            Ok(server) => Ok(Taken {
-                server,
-                admin,
-                orders,
-                #[cfg(feature = "otlp")]
-                exporting,
-            }),
+        match Server::start(settings, parts, &mut Passed::default(), Some(&self.server)) {
+            Ok(server) => Ok((server, admin, orders)),
             Err(error) => {
                 if let Some(admin) = admin {
                     admin.stop().await;
@@ -365,6 +381,16 @@ impl Service {
         &self.keeping.identities
     }
 
+    /// Where it is noted what is done here.
+    pub fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// What keeps to RingCentral's limits, if anything does.
+    pub fn throttle(&self) -> Option<&Arc<Throttle>> {
+        self.throttle.as_ref()
+    }
+
     /// Drains, finishes what has been begun, and returns.
     ///
     /// # Panics
@@ -379,6 +405,10 @@ impl Service {
         exported(self.exporting).await;
         if let Some(admin) = self.admin {
             admin.stop().await;
+        }
+        close(self.audit).await;
+        if let Some(limits) = self.limits {
+            limits.stop().await;
         }
     }
 
@@ -400,7 +430,18 @@ impl Service {
         self.keeping.stop().await;
         #[cfg(feature = "otlp")]
         exported(self.exporting).await;
+        close(self.audit).await;
+        if let Some(limits) = self.limits {
+            limits.stop().await;
+        }
     }
+}
+
+/// Has everything written, if nobody else notes anything there any more.
+async fn close(audit: Arc<AuditLog>) {
+    let Some(audit) = Arc::into_inner(audit).filter(AuditLog::is_on) else { return };
+    let closing = tokio::task::spawn_blocking(move || audit.close());
+    closing.await.expect("the audit log's thread does not panic");
 }
 
 const fn is_memory(settings: &Settings) -> bool {
@@ -415,8 +456,19 @@ async fn exported(exporting: Option<JoinHandle<()>>) {
     }
 }
 
-fn reloads(certificates: Option<&InboundCertificates>) -> Option<Arc<Reloads>> {
-    certificates.map(|it| Arc::clone(it.reloads()))
+/// What is shown of a proxy with these `parts`.
+fn instruments(
+    parts: &Parts,
+    configuration: Arc<Reloads>,
+    limits: Option<&Lasting>,
+) -> Instruments {
+    Instruments {
+        counters: parts.counters.clone(),
+        certificates: parts.certificates.as_ref().map(|it| Arc::clone(it.reloads())),
+        configuration,
+        audit: parts.audit.clone(),
+        limits: limits.map(|it| Arc::clone(it.board())),
+    }
 }
 
 fn certificates(settings: &Settings) -> Result<Option<InboundCertificates>, StartError> {
@@ -449,7 +501,7 @@ pub fn identities(
     tls: &ClientConfig,
     clock: &Clock,
 ) -> Result<Identities, StartError> {
-    identities_in(store(settings, clock)?, settings, tls, clock)
+    identities_in(store(settings, clock)?, settings, tls, clock, &Arc::default())
 }
 
 fn identities_in(
@@ -457,9 +509,10 @@ fn identities_in(
     settings: &Settings,
     tls: &ClientConfig,
     clock: &Clock,
+    names: &Arc<Names>,
 ) -> Result<Identities, StartError> {
-    let endpoint = endpoint(settings, tls)?;
-    let identities = Identities::new(&settings.identities, store, endpoint, clock.clone());
+    let (endpoint, names) = (endpoint(settings, tls)?, Arc::clone(names));
+    let identities = Identities::by(names, &settings.identities, store, endpoint, clock.clone());
     Ok(identities.knowing(&settings.applications))
 }
 

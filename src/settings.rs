@@ -17,6 +17,7 @@ use crate::secret::{Secret, SecretKey};
 use crate::store::seal::Seal;
 
 pub use self::error::{SettingsError, UrlProblem, Warning};
+pub use self::limits::{ClientLimits, Http2Limits};
 pub use self::load::{ConfigSource, Overrides};
 pub use self::network::{Network, NetworkProblem};
 pub use self::origin::Origin;
@@ -31,6 +32,7 @@ mod error;
 mod facade;
 mod host;
 mod identity;
+mod limits;
 mod load;
 mod network;
 mod origin;
@@ -67,6 +69,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Where the proxy is watched and operated, if anywhere.
     pub admin: Option<AdminSettings>,
+    /// Where it is noted who did what, if anywhere.
+    pub audit: Option<AuditSettings>,
     /// How to log.
     pub log: LogSettings,
     /// Where traces go, if anywhere.
@@ -77,6 +81,7 @@ pub struct Settings {
 
 /// `[proxy]`: the side that apps talk to.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct ProxySettings {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
@@ -104,14 +109,36 @@ pub struct ProxySettings {
     pub replay_memory: usize,
     /// How long a connection may idle.
     pub client_idle_timeout: Duration,
-    /// How long a client may take to begin its first request, and to send each request's head.
+    /// How long each request's head may take, from its first byte on.
     pub request_head_timeout: Duration,
     /// How long a WebSocket may be silent.
     pub websocket_idle_timeout: Duration,
     /// How long the end waits for requests in flight.
     pub drain_timeout: Duration,
+    /// How RingCentral's limits are kept; `None` if that is the apps' affair.
+    pub throttle: Option<ThrottleSettings>,
+    /// What clients may ask for, and how long they may take.
+    pub limits: ClientLimits,
     /// Whether a changed file of the configuration is read by itself.
     pub reload_on_change: bool,
+    /// Whether the process may leave its memory behind when it crashes, and show it to debuggers.
+    pub core_dumps: bool,
+}
+
+/// How RingCentral's limits are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThrottleSettings {
+    /// How requests wait for their turns, if they do.
+    pub pacing: Option<PacingSettings>,
+}
+
+/// How requests wait for their turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacingSettings {
+    /// How long, unless the request says otherwise.
+    pub max_wait: Duration,
+    /// How many at a time.
+    pub max_queue: usize,
 }
 
 /// `proxy.hosts`: the names by which clients may call the proxy. A web page can make a name of its own
@@ -203,6 +230,10 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+    /// How long nothing may come of an answer that has begun.
+    pub stall_timeout: Duration,
+    /// Connections to each host.
+    pub max_connections: usize,
 }
 
 /// `[host.NAME]`: another host of RingCentral's, at `/.ringbearer/NAME/` of the proxy.
@@ -283,6 +314,8 @@ pub struct ClientSettings {
     pub rewrite_links: bool,
     /// What it may ask for; `None` for anything.
     pub policy: Option<Arc<Policy>>,
+    /// Turns per round, where requests wait for them.
+    pub priority: NonZeroU32,
 }
 
 /// What tells a client by its connection. One of these is enough.
@@ -416,6 +449,13 @@ pub struct TraceSettings {
     pub collector: Origin,
     /// Of requests whose callers trace nothing, one in so many is traced.
     pub sample_one_in: NonZeroU32,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    /// The file that lines are appended to.
+    pub file: PathBuf,
 }
 
 /// `[log]`.

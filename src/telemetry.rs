@@ -1,8 +1,11 @@
 //! Logs: one subscriber, started once, that can neither block start-up nor panic.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::iter;
+use std::panic;
+use std::thread;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -19,6 +22,29 @@ pub fn start(settings: &LogSettings) {
     let colours = io::stderr().is_terminal();
     // A second subscriber is refused; the first goes on.
     let _ = tracing::subscriber::set_global_default(subscriber(settings, io::stderr, colours));
+}
+
+/// From now on a panic is a line of the log, or of standard error before there is a log. It says where,
+/// and what only if that stands in the source: a message that was put together at run time may hold
+/// a value (the standard library's about text that is cut badly hold the text).
+pub fn watch_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let words = panic.payload().downcast_ref::<&'static str>();
+        let words = words.copied().unwrap_or("(its message may hold a value)");
+        let thread = thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        if tracing::dispatcher::has_been_set() {
+            let backtrace = backtrace.map(|it| it.to_string());
+            tracing::error!(place, thread, backtrace, "a bug: {words}");
+        } else {
+            let trace = backtrace.map_or_else(String::new, |it| format!("\n{it}"));
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(io::stderr(), "ringbearer: a bug at {place}: {words}{trace}");
+        }
+    }));
 }
 
 /// The subscriber that [`start`] installs, writing elsewhere: lines for people or JSON for
@@ -81,7 +107,6 @@ fn words(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use tracing::subscriber::with_default;
@@ -161,6 +186,56 @@ mod tests {
                 });
             }
         }
+    }
+
+    /// The child's part: it panics with a canary in the ways that hold values.
+    fn panic_with_a_canary(is_watched: bool) {
+        if is_watched {
+            watch_panics();
+        }
+        let secret = "canary-é-secret".to_owned();
+        let refused = Some(secret.clone()).map_or(Ok(()), Err);
+        for panicking in [
+            Box::new(move || refused.expect("it is granted")) as Box<dyn FnOnce() + Send>,
+            Box::new(move || drop(secret[8..].to_owned())),
+            Box::new(|| panic!("a literal")),
+        ] {
+            assert!(thread::spawn(panicking).join().is_err());
+        }
+    }
+
+    #[test]
+    fn a_panic_tells_where_and_nothing_of_values() {
+        const ROLE: &str = "RINGBEARER_TEST_PANICS";
+        if let Some(role) = std::env::var_os(ROLE) {
+            return panic_with_a_canary(role == "watched");
+        }
+        let said = |role: &str| {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args([
+                "--exact",
+                "--nocapture",
+                "telemetry::tests::a_panic_tells_where_and_nothing_of_values",
+            ]);
+            let output = child.env(ROLE, role).env("RUST_BACKTRACE", "1").output().unwrap();
+            assert!(output.status.success());
+            String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+        };
+        let unwatched = said("unwatched");
+        assert_eq!(unwatched.matches("canary-é-secret").count(), 2, "{unwatched}");
+        let watched = said("watched");
+        assert_eq!(
+            watched.matches("canary").count() - watched.matches("panic_with_a_canary").count(),
+            0,
+            "{watched}"
+        );
+        assert_eq!(
+            watched.matches("ringbearer: a bug at src/telemetry.rs:").count(),
+            3,
+            "{watched}"
+        );
+        assert_eq!(watched.matches(": (its message may hold a value)\n").count(), 2, "{watched}");
+        assert_eq!(watched.matches(": a literal\n").count(), 1, "{watched}");
     }
 
     #[test]

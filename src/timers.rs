@@ -5,6 +5,8 @@
 //! number in a slab, and one tick, only while there is any, looks for those that have passed.
 //! Deadlines of seconds do not mind being half a second late.
 
+pub mod stall;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -101,6 +103,14 @@ impl Timers {
     }
 }
 
+impl Timers {
+    /// A deadline `limit` from the last tick, for whoever looks again when it has passed: no clock is
+    /// read for it, and on a thread that was held up it comes early.
+    fn rough_deadline(&self, limit: Duration) -> Deadline {
+        Deadline { timers: self.clone(), at: self.0.ticked.get() + limit, key: None }
+    }
+}
+
 /// Becomes ready at the first tick after its time; moving it is one store.
 #[derive(Debug)]
 pub struct Deadline {
@@ -159,7 +169,7 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 
-    fn with_timers<F: Future<Output = ()>>(test: impl FnOnce(Timers, Clock) -> F) {
+    pub(super) fn with_timers<F: Future<Output = ()>>(test: impl FnOnce(Timers, Clock) -> F) {
         LocalRuntime::new().unwrap().block_on(async {
             let clock = Clock::manual(START);
             let timers = Timers::new(clock.clone());
@@ -172,7 +182,7 @@ mod tests {
         });
     }
 
-    async fn settle() {
+    pub(super) async fn settle() {
         for _ in 0..10 {
             yield_now().await;
         }

@@ -16,6 +16,7 @@ pub mod identities;
 pub mod keeper;
 pub mod ledger;
 pub mod lifecycle;
+pub mod names;
 pub mod queue;
 pub mod roster;
 pub mod slot;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -25,6 +26,7 @@ use super::page;
 use super::readiness::{Member, Report, judge, serves};
 use super::reload::Superior;
 use super::{Instruments, Phase};
+use crate::audit::{self, Decision};
 use crate::clock::Clock;
 use crate::metrics::Page;
 use crate::settings::IdentitySettings;
@@ -146,23 +148,65 @@ impl Desk {
         self.clock.sleep(Duration::from_millis(100)).await;
     }
 
-    /// The answer to a request that arrived at `local`.
+    /// The answer to a request that arrived from `peer` at `local`.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
         local: SocketAddr,
+        peer: Option<SocketAddr>,
     ) -> Response<Full<Bytes>> {
-        self.attend(request, local).await.unwrap_or_else(AdminError::into_response)
+        let (head, content) = request.into_parts();
+        let mut whom = None;
+        let attended = self.attend(&head, content, local, &mut whom).await;
+        let code = attended.as_ref().err().map(|error| error.status_and_code().1);
+        let answer = attended.unwrap_or_else(AdminError::into_response);
+        if code.is_some() || !asks(&head.method) {
+            self.note(&head, peer, whom.as_deref(), answer.status(), code);
+        }
+        answer
     }
 
-    async fn attend(&self, request: Request<Incoming>, local: SocketAddr) -> Answer {
-        let (head, content) = request.into_parts();
+    /// Changes, and whatever was refused.
+    fn note(
+        &self,
+        head: &Parts,
+        peer: Option<SocketAddr>,
+        identity: Option<&str>,
+        status: StatusCode,
+        code: Option<&str>,
+    ) {
+        let operation = audit::Operation {
+            peer,
+            identity,
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            decision: match code {
+                None => Decision::Allowed,
+                Some(_) if status.is_client_error() => Decision::Refused,
+                Some(_) => Decision::Failed,
+            },
+            code,
+            status: status.as_u16(),
+        };
+        self.instruments.audit.note(&audit::Event::Operation(operation));
+    }
+
+    async fn attend(
+        &self,
+        head: &Parts,
+        content: Incoming,
+        local: SocketAddr,
+        whom: &mut Option<String>,
+    ) -> Answer {
         self.gate.admit(&head.uri, &head.headers, local)?;
         let resource = Resource::of(head.uri.path()).ok_or(AdminError::Unknown)?;
         if !resource.methods().split(", ").any(|method| method == head.method.as_str()) {
             return Err(AdminError::Method(resource.methods()));
         }
-        let asks = head.method == Method::GET || head.method == Method::HEAD;
+        if let Resource::Identity(name) | Resource::Renewal(name) = &resource {
+            *whom = Some(name.clone());
+        }
+        let asks = asks(&head.method);
         if !asks {
             self.gate.allow_change(&head.headers)?;
         }
@@ -173,7 +217,7 @@ impl Desk {
             Resource::Readiness => Ok(self.readiness().await),
             Resource::Metrics => Ok(self.metrics().await),
             Resource::Identities if asks => self.list(head.uri.query()).await,
-            Resource::Identities => self.add(content).await,
+            Resource::Identities => self.add(content, whom).await,
             Resource::Identity(name) if asks => self.show(&name, StatusCode::OK).await,
             Resource::Identity(name) => self.remove(&name).await,
             Resource::Renewal(name) => self.renew(&name).await,
@@ -267,9 +311,10 @@ impl Desk {
         Line::of(known, keeper.map(Keeper::status).as_ref(), self.clock.now())
     }
 
-    async fn add(&self, content: Incoming) -> Answer {
+    async fn add(&self, content: Incoming, whom: &mut Option<String>) -> Answer {
         let content = content::read(content, &self.clock).await?;
         let NewIdentity { name, application, jwt } = NewIdentity::parse(&content)?;
+        *whom = Some(name.clone());
         let applications = self.identities.applications();
         let chosen = applications.iter().find(|it| it.name == application).ok_or_else(|| {
             let known = applications.iter().map(|it| it.name.clone()).collect();
@@ -354,6 +399,11 @@ impl Desk {
             () = self.clock.sleep(STORE_PATIENCE) => Err(AdminError::StoreSilent(STORE_PATIENCE)),
         }
     }
+}
+
+/// Whether a method changes nothing.
+fn asks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn range(query: &str) -> Option<Range> {

@@ -3,11 +3,13 @@
 //! Labels are bounded: each configured identity has its series, and of those that were added the
 //! first hundred; all others are one, so that ten thousand identities do not become as many series.
 
+mod limits;
 mod traffic;
 
 use std::sync::Arc;
 
 use super::Instruments;
+use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::traffic::MOST_ADDED;
 use crate::metrics::{Kind, Outcome, Page, Reloads, process};
@@ -44,10 +46,17 @@ pub(super) fn page(
     whole(&mut page, counts, &others, seen);
     traffic::write(&mut page, identities, &instruments.counters);
     read_anew(&mut page, &instruments.configuration);
+    if let Some(board) = &instruments.limits {
+        limits::ringcentrals(&mut page, identities, board, clock.now());
+    }
+    limits::own(&mut page, &instruments.counters.meters);
     if let Some(reloads) = &instruments.certificates {
         certificates_read_anew(&mut page, reloads);
     }
     refused(&mut page, &instruments.counters.malformed);
+    if let Some(counts) = instruments.audit.counts() {
+        audited(&mut page, counts);
+    }
     process::write(&mut page);
     page.into_text()
 }
@@ -182,17 +191,30 @@ fn refused(page: &mut Page, counts: &MalformedCounts) {
     }
 }
 
+fn audited(page: &mut Page, counts: Counts) {
+    let help = "Lines of the audit log by what became of them.";
+    let mut family = page.family("ringbearer_audit_lines_total", Kind::Counter, help);
+    family.sample(&[("outcome", "written")], counts.written);
+    family.sample(&[("outcome", "lost")], counts.lost);
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
     use super::super::health::Budget;
     use super::*;
     use crate::metrics::traffic::{MethodClass, StatusClass, Traffic};
     use crate::oauth::endpoint::scripted::Script;
     use crate::proxy::body::ReplayMemory;
+    use crate::proxy::throttle::board::Board;
+    use crate::proxy::throttle::queue::Caller;
+    use crate::proxy::throttle::{Throttle, Want};
     use crate::server::Counters;
-    use crate::settings::{ConfigSource, Overrides, Settings};
+    use crate::settings::{ConfigSource, Overrides, Settings, ThrottleSettings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
 
@@ -217,16 +239,25 @@ mod tests {
         }
     }
 
+    fn counters(traffic: Traffic) -> Counters {
+        Counters {
+            malformed: Arc::default(),
+            traffic: Arc::new(traffic),
+            meters: Arc::default(),
+            replay_memory: ReplayMemory::new(1024),
+        }
+    }
+
+    fn instruments(counters: Counters) -> Instruments {
+        let (certificates, configuration, audit, limits) = Default::default();
+        Instruments { counters, certificates, configuration, audit, limits }
+    }
+
     fn figures(identities: &Arc<Identities>) -> String {
         let budget = Budget { application: "crm".into(), left: 4, limit: 5 };
         let seen = Seen { fault: None, budgets: vec![budget] };
-        let counters = Counters {
-            malformed: Arc::default(),
-            traffic: Arc::new(Traffic::new(2, 2)),
-            replay_memory: ReplayMemory::new(1024),
-        };
-        counters.malformed.count(Malformed::LineEnd);
-        let instruments = Instruments::new(counters, None);
+        let instruments = instruments(counters(Traffic::new(2, 2)));
+        instruments.counters.malformed.count(Malformed::LineEnd);
         page(identities, &instruments, &seen, &Clock::manual(NOW))
     }
 
@@ -239,9 +270,7 @@ mod tests {
         let new = old.succeed(1, 2, [(0, "support"), (1, "gone")]);
         new.tally(0).answered(Some(1), MethodClass::Read, 200);
         let mut page = Page::default();
-        let (malformed, traffic) = (Arc::default(), Arc::new(new));
-        let counters = Counters { malformed, traffic, replay_memory: ReplayMemory::new(1024) };
-        traffic::write(&mut page, &identities(), &counters);
+        traffic::write(&mut page, &identities(), &counters(new));
         let page = page.into_text();
         for (identity, count) in [("sales", 0), ("support", 3), ("gone", 1), ("_other", 0)] {
             let line = format!(
@@ -301,5 +330,44 @@ mod tests {
         assert!(page.contains("\nringbearer_store_up 1\n"), "{page}");
         let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
         assert!(page.contains(line), "{page}");
+    }
+
+    #[tokio::test]
+    async fn limits_are_told_by_identity_and_group_and_their_series_are_bounded() {
+        let identities = identities();
+        enrol(&identities, 0..150).await;
+        let settings = ThrottleSettings { pacing: None };
+        let board = Arc::new(Board::new(Arc::clone(identities.names()), Clock::manual(NOW)));
+        let throttle = Throttle::new(&settings, Arc::clone(&board));
+        let target = "/restapi/v1.0/account/~/call-log".parse().unwrap();
+        let operation = throttle.operation(&Method::GET, &target, &HeaderMap::new());
+        let want = Want { operation, caller: Caller::ANYBODY, max_wait: Duration::ZERO };
+        let mut fields = HeaderMap::new();
+        fields.insert("x-rate-limit-group", HeaderValue::from_static("heavy"));
+        fields.insert("x-rate-limit-remaining", HeaderValue::from_static("0"));
+        for name in ["sales", "added-120"] {
+            let id = identities.find(name).unwrap().number();
+            let turn = throttle.at_once(id, &want, NOW).unwrap().unwrap();
+            throttle.after(turn, id, operation, StatusCode::TOO_MANY_REQUESTS, &fields, NOW);
+            throttle.at_once(id, &want, NOW).unwrap_err();
+        }
+        let seen = Seen { fault: None, budgets: Vec::new() };
+        let counters = counters(Traffic::new(2, 2));
+        let instruments = Instruments { limits: Some(board), ..instruments(counters) };
+        let page = page(&identities, &instruments, &seen, &Clock::manual(NOW));
+        for line in [
+            "ringbearer_throttle_penalties_total{identity=\"sales\"} 1",
+            "ringbearer_throttle_penalties_total{identity=\"support\"} 0",
+            "ringbearer_throttle_penalties_total{identity=\"_other\"} 1",
+            "ringbearer_throttle_held_total{identity=\"sales\",reason=\"penalty\"} 1",
+            "ringbearer_throttle_held_total{identity=\"_other\",reason=\"penalty\"} 1",
+            "ringbearer_throttle_waiting{identity=\"sales\"} 0",
+            "ringbearer_rate_limit_remaining{identity=\"sales\",group=\"heavy\"} 0",
+        ] {
+            assert!(page.contains(&format!("\n{line}\n")), "{line}\n{page}");
+        }
+        let of = |family: &str| page.lines().filter(|line| line.starts_with(family)).count();
+        assert_eq!(of("ringbearer_throttle_penalties_total{"), 103, "2, 100 added and the others");
+        assert_eq!(of("ringbearer_rate_limit_remaining{"), 1, "the others have none");
     }
 }

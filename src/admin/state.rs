@@ -53,16 +53,16 @@ impl Desk {
     }
 
     fn traffic(&self) -> Value {
-        let Totals { in_progress, connections, websockets, open, idle, .. } =
-            self.instruments.counters.traffic.totals();
+        let counters = &self.instruments.counters;
+        let Totals { in_progress, websockets, open, idle, .. } = counters.traffic.totals();
         json!({
             "in_progress": in_progress,
-            "client_connections": connections,
+            "client_connections": counters.meters.connections(),
             "websockets": websockets,
             "upstream_connections": open,
             "upstream_idle": idle,
-            "replay_memory": self.instruments.counters.replay_memory.used(),
-            "replay_memory_limit": self.instruments.counters.replay_memory.cap(),
+            "replay_memory": counters.replay_memory.used(),
+            "replay_memory_limit": counters.replay_memory.cap(),
             "resident_memory": process::resident_memory(),
         })
     }

@@ -54,6 +54,9 @@ fn summary(settings: &Settings, warnings: &[Warning], out: &mut impl Write) -> i
     if let Some(admin) = &settings.admin {
         operated(admin, out)?;
     }
+    if let Some(audit) = &settings.audit {
+        writeln!(out, "audit        lines are appended to {}", audit.file.display())?;
+    }
     log(&settings.log, out)?;
     for warning in warnings {
         writeln!(out, "warning      {warning}")?;

@@ -8,6 +8,7 @@ use clap::Args;
 use humantime::format_duration;
 
 use super::{Failure, SourceFlags, serve, warn_of};
+use crate::audit::{self, AuditLog, SessionChange};
 use crate::clock::{Clock, Timestamp};
 use crate::login::callback::Listener;
 use crate::login::registrar::{Opened, Registrar};
@@ -73,14 +74,18 @@ pub(super) fn run(flags: &LoginFlags, environment: Environment<'_>) -> Result<()
         Some(name) => name,
         None => usual_name(&settings).map_err(LoginError::from)?,
     };
+    let audit = super::audit(&settings)?;
     serve::runtime()?.block_on(async {
         let ceremony = Ceremony {
             registrar: &registrar(&settings)?,
             clock: Clock::system(),
             environment,
             application: flags.application.as_deref(),
+            audit: &audit,
         };
-        ceremony.hold(&settings, name, way).await
+        let held = ceremony.hold(&settings, name, way).await;
+        audit.close();
+        held
     })
 }
 
@@ -109,6 +114,7 @@ struct Ceremony<'a> {
     clock: Clock,
     environment: Environment<'a>,
     application: Option<&'a str>,
+    audit: &'a AuditLog,
 }
 
 impl Ceremony<'_> {
@@ -127,8 +133,16 @@ impl Ceremony<'_> {
                 self.registrar.open(&subject, grant, Class::Waiting).await?
             }
         };
+        self.note(name, &opened);
         self.welcome(&subject, &opened)?;
         self.end_replaced(&subject, &opened).await
+    }
+
+    fn note(&self, identity: &str, opened: &Opened) {
+        let generation = Some(opened.session.generation.number());
+        let change = SessionChange::Opened;
+        let session = audit::Session { identity, change, grant: None, generation, by: "login" };
+        self.audit.note(&audit::Event::Session(session));
     }
 
     async fn by_browser(&self, subject: &Subject, open: bool) -> Result<Opened, Failure> {

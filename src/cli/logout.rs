@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::login::{registrar, say};
 use super::{Failure, SourceFlags, serve};
+use crate::audit::{self, AuditLog, SessionChange};
 use crate::login::registrar::{Ended, Registrar};
 use crate::secret::Environment;
 use crate::settings::{ApplicationSettings, Settings};
@@ -25,9 +26,12 @@ pub(super) struct LogoutFlags {
 pub(super) fn run(flags: &LogoutFlags, environment: Environment<'_>) -> Result<(), Failure> {
     let (source, overrides) = flags.source.split();
     let (settings, _) = Settings::load(&source, overrides, environment)?;
+    let audit = super::audit(&settings)?;
     serve::runtime()?.block_on(async {
         let registrar = registrar(&settings)?;
-        log_out(&settings, &registrar, &flags.name, flags.keep).await
+        let ended = log_out(&settings, &registrar, &flags.name, flags.keep, &audit).await;
+        audit.close();
+        ended
     })
 }
 
@@ -36,6 +40,7 @@ async fn log_out(
     registrar: &Registrar,
     name: &str,
     keep: bool,
+    audit: &AuditLog,
 ) -> Result<(), Failure> {
     let known = registrar.known(name).await?;
     let configured = settings.identities.iter().find(|it| it.name == name);
@@ -44,6 +49,9 @@ async fn log_out(
     if ended.session.is_none() && known.is_none() && configured.is_none() {
         return Err(Failure::NobodyToLogOut { identity: name.to_owned() });
     }
+    let (change, by) = (SessionChange::Ended, "logout");
+    let session = audit::Session { identity: name, change, grant: None, generation: None, by };
+    audit.note(&audit::Event::Session(session));
     say(&outcome(name, &ended))?;
     if let Some(session) = &ended.session {
         let revoked = match application(settings, name, known.as_ref()) {

@@ -3,20 +3,23 @@
 //! A reload is asked for by SIGHUP, by the admin listener, or by a change of one of the files that the
 //! configuration was read from. It is validated wholly; then the new proxy takes the old one's sockets
 //! over, and the old one finishes what it has begun. If anything is wrong, the old one stays and the log
-//! says why.
+//! says why. SIGHUP has the audit log go on in a new file, too, if it was renamed away, whatever comes of
+//! the rest. What becomes of the process's memory is settled at its start, and a reload changes nothing
+//! about that.
 
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::Failure;
-use super::serve::asked_to_end;
+use super::open_files;
+use super::serve::{Asked, Signals};
 use super::watch::Files;
 use crate::admin::reload::ReloadOrder;
+use crate::audit::{self, Decision, Reconfiguration};
 use crate::clock::Clock;
 use crate::secret::Environment;
 use crate::service::{Service, SuccessionError};
@@ -81,14 +84,19 @@ impl<'a> Reign<'a> {
     /// Calls `draining` in between.
     pub(super) async fn until_asked_to_end(
         mut self,
+        mut signals: Signals,
         draining: impl FnOnce(),
     ) -> Result<(), Failure> {
-        let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
         let signal = loop {
             let event = tokio::select! {
                 biased;
-                signal = asked_to_end() => Event::End(signal.map_err(Failure::Signals)?),
-                Some(()) = hang_up.recv() => Event::Reload("SIGHUP", None),
+                asked = signals.any() => match asked {
+                    Asked::ToEnd(signal) => Event::End(signal),
+                    Asked::ToReload => {
+                        self.follow_renames();
+                        Event::Reload("SIGHUP", None)
+                    }
+                },
                 order = self.service.reload_ordered() => Event::Reload("an operator", Some(order)),
                 () = changed(&mut self.files, self.watches, &self.clock) => {
                     Event::Reload("a changed file", None)
@@ -104,7 +112,7 @@ impl<'a> Reign<'a> {
                     // To end is possible while a new proxy waits for its tokens.
                     let outcome = tokio::select! {
                         biased;
-                        signal = asked_to_end() => break signal.map_err(Failure::Signals)?,
+                        signal = signals.end() => break signal,
                         outcome = self.reload(by) => outcome,
                     };
                     if let Some(order) = order {
@@ -125,10 +133,18 @@ impl<'a> Reign<'a> {
         };
         tokio::select! {
             () = all => {}
-            _ = asked_to_end() => return Err(Failure::Cut),
+            _ = signals.end() => return Err(Failure::Cut),
         }
         info!("ended");
         Ok(())
+    }
+
+    fn follow_renames(&self) {
+        let audit = self.service.audit();
+        if audit.is_on() {
+            info!(signal = "SIGHUP", "the audit log goes on in a new file if it was renamed");
+            audit.reopen();
+        }
     }
 
     async fn reload(&mut self, by: &'static str) -> Result<(), NotReloaded> {
@@ -140,6 +156,10 @@ impl<'a> Reign<'a> {
             self.service.reloads().loaded();
             info!(by, "reloaded: the configuration as it is now is in force");
         }
+        // In the log that is in force now.
+        let decision = if outcome.is_ok() { Decision::Allowed } else { Decision::Failed };
+        let what = Reconfiguration { what: "reload", by, decision };
+        self.service.audit().note(&audit::Event::Reload(what));
         outcome
     }
 
@@ -152,6 +172,7 @@ impl<'a> Reign<'a> {
             warn!("{warning}");
         }
         let successor = self.service.succeed(&settings, &self.clock).await?;
+        open_files::raise(&settings);
         self.files = Files::new(settings.files.clone());
         self.watches = settings.proxy.reload_on_change;
         let mut old = std::mem::replace(&mut self.service, successor);

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::{ConfigurationFlags, Failure, serve};
 use crate::clock::Clock;
+use crate::dumps;
 use crate::key::KeyDigest;
 use crate::secret::{Environment, Secret, SecretKey, process_variables};
 use crate::service::Service;
@@ -43,7 +45,11 @@ pub(super) struct RunFlags {
 }
 
 /// Runs the command, and gives its exit code.
-pub(super) fn run(flags: RunFlags, environment: Environment<'_>) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    flags: RunFlags,
+    environment: Environment<'_>,
+    before: dumps::Before,
+) -> Result<ExitCode, Failure> {
     let asked = environment::Asked::default();
     let (source, overrides) = flags.configuration.split();
     let mut listen = overrides.listen;
@@ -60,6 +66,12 @@ pub(super) fn run(flags: RunFlags, environment: Environment<'_>) -> Result<ExitC
     let recording = |name: &str| asked.ask(name, environment);
     let (mut settings, warnings) = Settings::load(&source, overrides, &recording)?;
     narrow(&mut settings, flags.identity.as_deref())?;
+    // Our memory stays ours; the command's limits are its own.
+    if settings.proxy.core_dumps {
+        before.restore();
+    } else {
+        before.restore_limit();
+    }
     let key = let_in(&mut settings);
     telemetry::start(&settings.log);
     for warning in warnings {
@@ -129,6 +141,7 @@ fn let_in(settings: &mut Settings) -> Option<Secret> {
         identities: Bound::Any,
         client_id: None,
         rewrite_links: true,
+        priority: NonZeroU32::MIN,
         policy: None,
     });
     Some(key)

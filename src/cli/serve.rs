@@ -2,13 +2,12 @@
 
 use std::fmt::{self, Display};
 use std::future::pending;
-use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use super::Failure;
 use super::reign::{Reading, Reign};
+use super::{Failure, open_files};
 use crate::clock::Clock;
 use crate::secret::Environment;
 use crate::server::Passed;
@@ -29,12 +28,14 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     telemetry::start(&settings.log);
     announce(settings, source);
+    open_files::raise(settings);
     for warning in warnings {
         warn!("{warning}");
     }
     let clock = Clock::system();
     let passed = Passed::from_environment().map_err(StartError::from)?;
     runtime()?.block_on(async {
+        let signals = Signals::listen()?;
         let service = Service::start_on(settings, &clock, passed)?;
         tell_where(&service, settings);
         let supervisor = Supervisor::of(environment);
@@ -42,7 +43,7 @@ pub(super) fn run(
         let reading = Reading { source, overrides, environment };
         let reign = Reign::new(service, settings, reading, clock);
         tokio::select! {
-            ended = reign.until_asked_to_end(|| supervisor.stopping()) => ended,
+            ended = reign.until_asked_to_end(signals, || supervisor.stopping()) => ended,
             () = supervisor.show_life() => unreachable!("it never returns"),
         }
     })
@@ -92,12 +93,13 @@ pub(super) async fn until_asked_to_end(
     service: Service,
     draining: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let signal = asked_to_end().await.map_err(Failure::Signals)?;
+    let mut signals = Signals::listen()?;
+    let signal = signals.end().await;
     draining();
     info!(signal, "draining: what is under way is finished; once more to end at once");
     tokio::select! {
         () = service.stop() => {}
-        _ = asked_to_end() => return Err(Failure::Cut),
+        _ = signals.end() => return Err(Failure::Cut),
     }
     info!("ended");
     Ok(())
@@ -108,15 +110,50 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)
 }
 
-/// Returns on SIGTERM or SIGINT, with its name.
-pub(super) async fn asked_to_end() -> io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        Some(()) = terminate.recv() => Ok("SIGTERM"),
-        Some(()) = interrupt.recv() => Ok("SIGINT"),
-        else => pending().await,
+/// The signals that a proxy heeds, listened for from one end of its life to the other: one that came
+/// while nobody listened would be lost.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(Failure::Signals);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
+
+    /// Returns on SIGTERM or SIGINT, with its name.
+    pub(super) async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            Some(()) = self.terminate.recv() => "SIGTERM",
+            Some(()) = self.interrupt.recv() => "SIGINT",
+            else => pending().await,
+        }
+    }
+
+    /// The same, and on SIGHUP.
+    pub(super) async fn any(&mut self) -> Asked {
+        let Self { terminate, interrupt, hang_up } = self;
+        tokio::select! {
+            biased;
+            Some(()) = terminate.recv() => Asked::ToEnd("SIGTERM"),
+            Some(()) = interrupt.recv() => Asked::ToEnd("SIGINT"),
+            Some(()) = hang_up.recv() => Asked::ToReload,
+            else => pending().await,
+        }
+    }
+}
+
+/// What a signal asks for.
+pub(super) enum Asked {
+    ToEnd(&'static str),
+    ToReload,
 }
 
 /// Where the configuration came from.

@@ -10,6 +10,7 @@ use clap::Args;
 use tokio::sync::oneshot;
 
 use super::{ConfigurationFlags, Failure, serve};
+use crate::audit::{self, AuditLog};
 use crate::clock::Clock;
 use crate::secret::{Environment, Secret};
 use crate::service::{self, StartError};
@@ -42,7 +43,10 @@ pub(super) struct TokenFlags {
 pub(super) fn run(flags: TokenFlags, environment: Environment<'_>) -> Result<(), Failure> {
     let (source, overrides) = flags.configuration.split();
     let (settings, _) = Settings::load(&source, overrides, environment)?;
-    let bearer = serve::runtime()?.block_on(bearer(&settings, flags.name.as_deref()))?;
+    let audit = super::audit(&settings)?;
+    let had = serve::runtime()?.block_on(bearer(&settings, flags.name.as_deref(), &audit));
+    audit.close();
+    let bearer = had?;
     let text = bearer.expose();
     let mut out = io::stdout().lock();
     let written = if flags.header {
@@ -53,11 +57,17 @@ pub(super) fn run(flags: TokenFlags, environment: Environment<'_>) -> Result<(),
     written.and_then(|()| out.flush()).map_err(Failure::Output)
 }
 
-async fn bearer(settings: &Settings, name: Option<&str>) -> Result<Secret, Failure> {
+async fn bearer(
+    settings: &Settings,
+    name: Option<&str>,
+    audit: &AuditLog,
+) -> Result<Secret, Failure> {
     let clock = Clock::system();
     let tls = service::tls(settings).map_err(StartError::from)?;
     let identities = service::identities_on_demand(settings, &tls, &clock)?;
+    let identities = identities.audited(audit, "token");
     let keeper = identities.keeper(choose(&identities, settings, name).await?);
+    audit.note(&audit::Event::Token(audit::Printed { identity: keeper.name() }));
     let there = identities.store().load(keeper.name()).await.map_err(StartError::from)?;
     if let Some(token) = stored(&there, keeper, &clock) {
         return Ok(token);

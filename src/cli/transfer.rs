@@ -10,8 +10,9 @@ use zeroize::Zeroizing;
 
 use super::login::say;
 use super::{Failure, SourceFlags, secret_file, serve, warn_of};
+use crate::audit::{self, AuditLog, SessionChange};
 use crate::clock::Clock;
-use crate::login::transfer::{Collected, Transfer};
+use crate::login::transfer::{Brought, Collected, Transfer};
 use crate::secret::Environment;
 use crate::service;
 use crate::settings::{Settings, SettingsError};
@@ -58,7 +59,8 @@ pub(super) struct ImportFlags {
 
 pub(super) fn export(flags: ExportFlags, environment: Environment<'_>) -> Result<(), Failure> {
     let (settings, seal) = prepared(&flags.source, &flags.key_file, environment)?;
-    serve::runtime()?.block_on(async {
+    let audit = super::audit(&settings)?;
+    let exported = serve::runtime()?.block_on(async {
         let transfer = transfer(&settings)?;
         let names = if flags.all { transfer.names().await? } else { flags.names };
         if names.is_empty() {
@@ -74,31 +76,52 @@ pub(super) fn export(flags: ExportFlags, environment: Environment<'_>) -> Result
             };
             remark(&format!("{}: {what}", item.identity));
         }
+        for item in collected.items.iter().filter(|item| item.session.is_some()) {
+            note(&audit, &item.identity, SessionChange::Exported, "export");
+        }
         if flags.moves {
-            return Ok(transfer.leave(collected).await?);
+            let moved: Vec<_> = collected.items.iter().map(|it| it.identity.clone()).collect();
+            transfer.leave(collected).await?;
+            for identity in &moved {
+                note(&audit, identity, SessionChange::Ended, "export");
+            }
+            return Ok(());
         }
         warn_of_sharing(&collected);
         Ok(())
-    })
+    });
+    audit.close();
+    exported
 }
 
 pub(super) fn import(flags: &ImportFlags, environment: Environment<'_>) -> Result<(), Failure> {
     let (settings, seal) = prepared(&flags.source, &flags.key_file, environment)?;
     let content = read(flags.file.as_deref())?;
     let items = archive::read(&content, &seal)?;
-    serve::runtime()?.block_on(async {
+    let audit = super::audit(&settings)?;
+    let imported = serve::runtime()?.block_on(async {
         let transfer = transfer(&settings)?;
         let mut refused = 0;
         for item in &items {
             let brought = transfer.bring(&settings, item, flags.replace).await?;
             refused += usize::from(!brought.is_here());
+            if matches!(brought, Brought::Session(_)) {
+                note(&audit, &item.identity, SessionChange::Imported, "import");
+            }
             say(&format!("{}: {brought}", item.identity.escape_debug()))?;
         }
         match refused {
             0 => Ok(()),
             refused => Err(Failure::NotImported { refused, of: items.len() }),
         }
-    })
+    });
+    audit.close();
+    imported
+}
+
+fn note(audit: &AuditLog, identity: &str, change: SessionChange, by: &str) {
+    let session = audit::Session { identity, change, grant: None, generation: None, by };
+    audit.note(&audit::Event::Session(session));
 }
 
 fn prepared(

@@ -7,8 +7,9 @@ use serde::forward_to_deserialize_any;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AdminConfig, ApplicationConfig, ClientConfig, Config, FacadeConfig, HostConfig, IdentityConfig,
-    LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig, TraceConfig, UpstreamConfig,
+    AdminConfig, ApplicationConfig, AuditConfig, ClientConfig, Config, FacadeConfig, HostConfig,
+    Http2Config, IdentityConfig, LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig,
+    TraceConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -23,6 +24,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&[], fields::<Config>()),
         (&["proxy"], fields::<ProxyConfig>()),
         (&["proxy", "tls"], fields::<TlsConfig>()),
+        (&["proxy", "http2"], fields::<Http2Config>()),
         (&["upstream"], fields::<UpstreamConfig>()),
         (&["host", NAME], fields::<HostConfig>()),
         (&["application", NAME], fields::<ApplicationConfig>()),
@@ -32,6 +34,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["facade"], fields::<FacadeConfig>()),
         (&["store"], fields::<StoreConfig>()),
         (&["admin"], fields::<AdminConfig>()),
+        (&["audit"], fields::<AuditConfig>()),
         (&["log"], fields::<LogConfig>()),
         (&["trace"], fields::<TraceConfig>()),
     ]

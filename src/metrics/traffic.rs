@@ -199,10 +199,8 @@ pub struct Tally {
     pub in_progress: Count,
     /// Requests whose clients were gone before an answer began.
     pub abandoned: Count,
-    /// Connections of clients, ever and now.
+    /// Connections of clients, ever.
     pub accepted: Count,
-    /// See `accepted`.
-    pub connections: Count,
     /// WebSockets now.
     pub websockets: Count,
     /// Connections to RingCentral that were opened, ever.
@@ -227,7 +225,6 @@ impl Tally {
             in_progress: Count::default(),
             abandoned: Count::default(),
             accepted: Count::default(),
-            connections: Count::default(),
             websockets: Count::default(),
             opened: Count::default(),
             open: Count::default(),

@@ -194,8 +194,9 @@ fn is_code(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// `Retry-After` in either form (RFC 9110 §10.2.3), within reason.
-fn retry_after(fields: &HeaderMap, now: Timestamp) -> Duration {
+/// The silence that a 429 or 503 asks for: `Retry-After` in either form (RFC 9110 §10.2.3), within
+/// reason, or RingCentral's 30 s.
+pub fn retry_after(fields: &HeaderMap, now: Timestamp) -> Duration {
     let value = fields.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let asked = value.map(str::trim).and_then(|text| delta(text).or_else(|| date(text, now)));
     asked.unwrap_or(DEFAULT_PENALTY).min(MAX_PENALTY)

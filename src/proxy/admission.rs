@@ -3,6 +3,7 @@
 //! It asks the pure rooms in their order: `hostnames`, `cors`, `access`, `selection`, `policy`. Only [`Proxy::known`]
 //! waits, for the store, where a name is not known to this process yet.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -47,6 +48,8 @@ pub struct Entry {
     pub is_guarded: bool,
     /// Whether clients speak TLS there.
     pub tls: bool,
+    /// Who is at the other end of the connection, if that has an address.
+    pub peer: Option<SocketAddr>,
     /// Whose the connection is.
     pub caller: Caller,
 }
@@ -113,7 +116,7 @@ impl Proxy {
         }
     }
 
-    /// As whom a request is sent, and whether its client wants links led back.
+    /// As whom a request is sent, and by which client.
     pub(super) fn identity(
         &self,
         head: &Parts,
@@ -121,10 +124,12 @@ impl Proxy {
         entry: Entry,
         path: Option<&str>,
         pass: Option<&Pass>,
-    ) -> Result<(Whose, bool), ProxyError> {
+        record: &mut Record,
+    ) -> Result<(Whose, Option<&ClientSettings>), ProxyError> {
         let selection = &self.admission.selection;
         let caller =
             selection.caller(&head.headers, pass, entry.caller).map_err(ProxyError::Denied)?;
+        record.called_by(caller);
         let fixed = entry.identity.map(|id| self.identities.keeper(id).name());
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found };
         let hint = pass.map_or(Hint::None, |pass| Hint::Sealed(&pass.identity));
@@ -134,7 +139,7 @@ impl Proxy {
             Whose::Stranger(name) if pass.is_some() => Whose::Sealed(name),
             whose => whose,
         };
-        Ok((whose, caller.is_none_or(|client| client.rewrite_links)))
+        Ok((whose, caller))
     }
 
     /// Whether everybody, and this caller, may ask for what the request asks for. Its target is the one

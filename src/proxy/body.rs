@@ -18,6 +18,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::replay::Content;
+use crate::upstream::{Stage, Upload};
 
 /// The memory that all kept content of a process may use together.
 #[derive(Clone, Debug)]
@@ -61,9 +62,15 @@ impl ReplayMemory {
 pub struct KeepLimit {
     /// Bytes of one request.
     pub max_bytes: usize,
+    /// Bytes of one request that may pass at all.
+    pub max_request_bytes: u64,
     /// The account that all requests share.
     pub memory: ReplayMemory,
 }
+
+/// The least that a kept piece is charged for: content in many small ones takes more memory than its
+/// bytes.
+const PIECE: usize = 64;
 
 /// The content of one client request; hands out one [`Outgoing`] per send.
 pub enum Replayable<S> {
@@ -109,17 +116,35 @@ impl<S: Body<Data = Bytes> + Unpin> Replayable<S> {
         }
     }
 
-    /// Counts the pieces that have passed; a number that stands still is an upload that does.
-    pub fn progress(&self) -> u64 {
+    /// How much has passed, over all attempts, and who has to do something about the rest.
+    pub fn progress(&self) -> Upload {
         match self {
-            Self::Empty => 0,
-            Self::Once(_, progress) => progress.get(),
-            Self::Kept(kept) => kept.borrow().passed,
+            Self::Empty => Upload { bytes: 0, stage: Stage::Over },
+            Self::Once(_, progress) => {
+                Upload { bytes: progress.bytes.get(), stage: progress.stage.get() }
+            }
+            Self::Kept(kept) => kept.borrow().progress(),
         }
     }
 }
 
-type Progress = Rc<Cell<u64>>;
+type Progress = Rc<Passing>;
+
+/// How far content has come that streams past once.
+#[derive(Debug, Default)]
+pub struct Passing {
+    bytes: Cell<u64>,
+    stage: Cell<Stage>,
+}
+
+impl Passing {
+    fn note<S: Body<Data = Bytes>>(&self, piece: Option<&Frame<Bytes>>, source: &S) {
+        let size = piece.and_then(Frame::data_ref).map_or(0, Bytes::len);
+        self.bytes.set(self.bytes.get() + size as u64);
+        let is_over = piece.is_none() || source.is_end_stream();
+        self.stage.set(if is_over { Stage::Over } else { Stage::There });
+    }
+}
 
 type Piece<E> = Result<Frame<Bytes>, ContentError<E>>;
 
@@ -142,6 +167,9 @@ pub enum ContentError<E> {
     /// A later attempt took over.
     #[error("the request is being sent again")]
     Superseded,
+    /// No request may be as long.
+    #[error("the request is longer than proxy.max_request_bytes")]
+    OverLimit,
 }
 
 /// Content that is kept as it streams past.
@@ -152,14 +180,20 @@ pub struct Kept<S> {
     /// The pieces so far; empty once `state` is no longer `Content::Kept`.
     pieces: Vec<Bytes>,
     size: usize,
+    /// What is on the account for them.
+    charged: usize,
     trailers: Option<HeaderMap>,
     finished: bool,
     state: Content,
     /// The number of the attempt that may read.
     current: u8,
     started: bool,
-    /// Pieces that have passed, over all attempts.
+    /// Bytes that have come from the client.
+    received: u64,
+    /// Bytes that have passed, over all attempts.
     passed: u64,
+    /// Whether the client has to send more before anything can go on.
+    awaited: bool,
     reader: Option<Waker>,
 }
 
@@ -171,12 +205,15 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
             limit,
             pieces: Vec::new(),
             size: 0,
+            charged: 0,
             trailers: None,
             finished: false,
             state: Content::Kept,
             current: 0,
             started: false,
+            received: 0,
             passed: 0,
+            awaited: false,
             reader: None,
         }
     }
@@ -196,13 +233,30 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
         Some(Attempt { kept: Rc::clone(this), number: kept.current, next: 0 })
     }
 
+    fn progress(&self) -> Upload {
+        let stage = match self.awaited {
+            _ if self.finished || self.source.is_end_stream() => Stage::Over,
+            true => Stage::Awaited,
+            false => Stage::There,
+        };
+        Upload { bytes: self.passed, stage }
+    }
+
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece<S::Error>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.source).poll_frame(cx) else {
+            self.awaited = true;
             self.remember_reader(cx);
             return Poll::Pending;
         };
+        self.awaited = false;
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
+                self.received += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if self.received > self.limit.max_request_bytes {
+                    self.drop_kept(Content::OverLimit);
+                    self.state = Content::OverLimit;
+                    return Poll::Ready(Some(Err(ContentError::OverLimit)));
+                }
                 self.keep(&frame);
                 Some(Ok(frame))
             }
@@ -235,12 +289,16 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
     }
 
     fn keep_piece(&mut self, piece: &Bytes) {
+        if piece.is_empty() {
+            return;
+        }
         if self.size + piece.len() > self.limit.max_bytes {
             self.drop_kept(Content::TooLong);
-        } else if !self.limit.memory.take(piece.len()) {
+        } else if !self.limit.memory.take(piece.len().max(PIECE)) {
             self.drop_kept(Content::MemoryFull);
         } else {
             self.size += piece.len();
+            self.charged += piece.len().max(PIECE);
             // A copy, not a clone: a clone would pin the whole read buffer the piece is part of,
             // which the account knows nothing of, and make the next read allocate a new one.
             self.pieces.push(Bytes::copy_from_slice(piece));
@@ -251,14 +309,14 @@ impl<S: Body<Data = Bytes> + Unpin> Kept<S> {
         if self.state == Content::Kept {
             self.state = state;
         }
-        self.pieces = Vec::new();
-        self.limit.memory.give_back(std::mem::take(&mut self.size));
+        (self.pieces, self.size) = (Vec::new(), 0);
+        self.limit.memory.give_back(std::mem::take(&mut self.charged));
     }
 }
 
 impl<S> Drop for Kept<S> {
     fn drop(&mut self) {
-        self.limit.memory.give_back(self.size);
+        self.limit.memory.give_back(self.charged);
     }
 }
 
@@ -279,7 +337,7 @@ impl<S: Body<Data = Bytes> + Unpin> Attempt<S> {
         if let Some(piece) = kept.pieces.get(self.next) {
             let piece = piece.clone();
             self.next += 1;
-            kept.passed += 1;
+            kept.passed += piece.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(trailers) = kept.trailers.clone().filter(|_| self.next == kept.pieces.len()) {
@@ -289,8 +347,16 @@ impl<S: Body<Data = Bytes> + Unpin> Attempt<S> {
         if kept.finished {
             return Poll::Ready(None);
         }
-        let frame = ready!(kept.poll_source(cx));
-        kept.passed += 1;
+        let frame = loop {
+            let frame = ready!(kept.poll_source(cx));
+            match &frame {
+                // Nothing is kept of it either.
+                Some(Ok(piece)) if piece.data_ref().is_some_and(Bytes::is_empty) => {}
+                _ => break frame,
+            }
+        };
+        let size = frame.as_ref().and_then(|it| it.as_ref().ok()).and_then(Frame::data_ref);
+        kept.passed += size.map_or(0, Bytes::len) as u64;
         self.next += 1;
         Poll::Ready(frame)
     }
@@ -310,8 +376,11 @@ where
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Once(source, progress) => {
-                let frame = ready!(Pin::new(source).poll_frame(cx));
-                progress.set(progress.get() + 1);
+                let Poll::Ready(frame) = Pin::new(&mut *source).poll_frame(cx) else {
+                    progress.stage.set(Stage::Awaited);
+                    return Poll::Pending;
+                };
+                progress.note(frame.as_ref().and_then(|it| it.as_ref().ok()), source);
                 Poll::Ready(frame.map(|frame| frame.map_err(ContentError::Client)))
             }
             Self::Kept(attempt) => attempt.poll(cx),
@@ -389,7 +458,7 @@ mod tests {
     }
 
     fn limit(max_bytes: usize, cap: usize) -> KeepLimit {
-        KeepLimit { max_bytes, memory: ReplayMemory::new(cap) }
+        KeepLimit { max_bytes, max_request_bytes: u64::MAX, memory: ReplayMemory::new(cap) }
     }
 
     fn next(body: &mut Outgoing<Pieces>) -> Option<Frame<Bytes>> {
@@ -407,11 +476,11 @@ mod tests {
 
     #[test]
     fn a_second_attempt_reads_the_same_from_the_beginning() {
-        let limit = limit(100, 100);
+        let limit = limit(100, 1000);
         let mut content = Replayable::new(Pieces::of(&["one ", "two ", "three"]), &limit);
         assert_eq!(text(&mut content.attempt().unwrap()), "one two three");
         assert_eq!(content.state(), Content::Kept);
-        assert_eq!(limit.memory.used(), 13);
+        assert_eq!(limit.memory.used(), 3 * PIECE);
         assert_eq!(text(&mut content.attempt().unwrap()), "one two three");
         drop(content);
         assert_eq!(limit.memory.used(), 0);
@@ -419,7 +488,8 @@ mod tests {
 
     #[test]
     fn a_second_attempt_takes_over_in_the_middle() {
-        let mut content = Replayable::new(Pieces::of(&["one ", "two ", "three"]), &limit(100, 100));
+        let mut content =
+            Replayable::new(Pieces::of(&["one ", "two ", "three"]), &limit(100, 1000));
         let mut first = content.attempt().unwrap();
         assert_eq!(next(&mut first).unwrap().into_data().unwrap(), "one ");
         let mut second = content.attempt().unwrap();
@@ -430,7 +500,7 @@ mod tests {
 
     #[test]
     fn content_over_the_limit_streams_on_and_gives_its_memory_back() {
-        let limit = limit(7, 100);
+        let limit = limit(7, 1000);
         let mut content = Replayable::new(Pieces::of(&["one ", "two ", "three"]), &limit);
         assert_eq!(text(&mut content.attempt().unwrap()), "one two three");
         assert_eq!(content.state(), Content::TooLong);
@@ -440,13 +510,13 @@ mod tests {
 
     #[test]
     fn the_shared_account_is_never_overdrawn() {
-        let limit = limit(100, 10);
+        let limit = limit(100, 10 + PIECE);
         let mut one = Replayable::new(Pieces::of(&["12345678"]), &limit);
         let mut two = Replayable::new(Pieces::of(&["12345678"]), &limit);
         assert_eq!(text(&mut one.attempt().unwrap()), "12345678");
         assert_eq!(text(&mut two.attempt().unwrap()), "12345678");
         assert_eq!((one.state(), two.state()), (Content::Kept, Content::MemoryFull));
-        assert_eq!(limit.memory.used(), 8);
+        assert_eq!(limit.memory.used(), PIECE);
     }
 
     #[test]
@@ -463,7 +533,7 @@ mod tests {
         let mut source = Pieces::of(&["data"]);
         let trailers = HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
         source.0.push_back(Frame::trailers(trailers.clone()));
-        let mut content = Replayable::new(source, &limit(100, 100));
+        let mut content = Replayable::new(source, &limit(100, 1000));
         for _ in 0..2 {
             let mut attempt = content.attempt().unwrap();
             assert_eq!(next(&mut attempt).unwrap().into_data().unwrap(), "data");

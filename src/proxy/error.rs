@@ -16,6 +16,8 @@ use super::access::Refusal;
 use super::facade::Fault;
 use super::malformed::Malformed;
 use super::selection::Denied;
+use super::throttle::{Held, answer};
+use crate::metrics::Hold;
 use crate::policy::Refusal as OutOfPolicy;
 use crate::telemetry::chain;
 use crate::token::keeper::Unavailable;
@@ -70,12 +72,37 @@ pub enum ProxyError {
         /// Why, and until when.
         why: Unavailable,
     },
+    /// The client stopped in the middle of its own request.
+    #[error("the request's content came too slowly: see proxy.client_stall_timeout")]
+    SlowClient,
+    /// The request is too long.
+    #[error("the request's content is longer than proxy.max_request_bytes")]
+    TooLong,
+    /// Too many requests are under way.
+    #[error("identity \"{0}\" has as many requests under way as proxy.max_in_flight allows")]
+    InFlight(String),
+    /// Too many connections are open.
+    #[error("as many connections are open as proxy.max_connections allows")]
+    Connections,
     /// The request is none by HTTP/1.1's rules.
     #[error("{0}")]
     Malformed(Malformed),
     /// The client broke its own request off.
     #[error("the request's content ended early")]
     ClientBroke,
+    /// RingCentral's limits let it not be sent now.
+    #[error("{}", held_message(identity, held))]
+    Held {
+        /// Whose request it is.
+        identity: String,
+        /// Why, and until when.
+        held: Held,
+    },
+    /// How long the client would wait is not to be understood.
+    #[error(
+        "X-Ringbearer-Max-Wait is no time to wait: give seconds, as in 30, or a duration, as in 2m"
+    )]
+    MaxWait,
     /// RingCentral gave no answer.
     #[error("{}", chain(.0))]
     Upstream(#[source] SendError),
@@ -106,6 +133,32 @@ fn refusal_message(refusal: Refusal) -> &'static str {
             "the proxy carries the token: the endpoints that issue and revoke tokens do not pass it"
         }
     }
+}
+
+fn held_message(identity: &str, held: &Held) -> String {
+    let secs = whole_secs(held.retry_after);
+    let what = match &held.group {
+        Some(group) => format!("group \"{group}\" of identity \"{identity}\""),
+        None => format!("this operation of identity \"{identity}\""),
+    };
+    match held.why {
+        Hold::Penalty => format!(
+            "RingCentral has asked for silence in {what}, and each request would make it longer: \
+             nothing is sent for another {secs} s"
+        ),
+        Hold::Turn => format!(
+            "RingCentral's limit leaves no turn in time for {what}: the next may come in {secs} s, \
+             and X-Ringbearer-Max-Wait says how long to wait for it"
+        ),
+        Hold::Queue => format!(
+            "as many requests wait for their turns as proxy.max_queue allows, so none is left for {what}"
+        ),
+    }
+}
+
+/// As in `Retry-After`: never too early, and never none.
+fn whole_secs(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
 fn whose_policy(client: Option<&str>) -> String {
@@ -147,6 +200,12 @@ impl ProxyError {
             Self::Denied(Denied::Ambiguous) => (StatusCode::FORBIDDEN, "RBR-156"),
             Self::Refused(Refusal::StrangeHost) => (StatusCode::MISDIRECTED_REQUEST, "RBR-121"),
             Self::Refused(Refusal::CrossSite) => (StatusCode::FORBIDDEN, "RBR-122"),
+            Self::SlowClient | Self::Upstream(SendError::SlowClient) => {
+                (StatusCode::REQUEST_TIMEOUT, "RBR-140")
+            }
+            Self::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "RBR-141"),
+            Self::InFlight(_) => (StatusCode::SERVICE_UNAVAILABLE, "RBR-142"),
+            Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "RBR-143"),
             Self::Login(fault) => fault.status_and_code(),
             Self::Malformed(malformed) => malformed.status_and_code(),
             Self::Policy { refusal, .. } => out_of_policy(refusal),
@@ -159,10 +218,19 @@ impl ProxyError {
             Self::Upstream(SendError::Connect(ConnectError::Timeout { .. })) => {
                 (StatusCode::GATEWAY_TIMEOUT, "RBR-301")
             }
+            Self::Upstream(SendError::Connect(ConnectError::NoneFree { .. })) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "RBR-144")
+            }
             Self::Upstream(SendError::Connect(_)) => (StatusCode::BAD_GATEWAY, "RBR-302"),
             Self::Upstream(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "RBR-303"),
             Self::Upstream(SendError::Broken { .. }) => (StatusCode::BAD_GATEWAY, "RBR-304"),
             Self::Loop => (StatusCode::LOOP_DETECTED, "RBR-305"),
+            Self::MaxWait => (StatusCode::BAD_REQUEST, "RBR-163"),
+            Self::Held { held, .. } => match held.why {
+                Hold::Penalty => (StatusCode::TOO_MANY_REQUESTS, "RBR-160"),
+                Hold::Turn => (StatusCode::TOO_MANY_REQUESTS, "RBR-161"),
+                Hold::Queue => (StatusCode::TOO_MANY_REQUESTS, "RBR-162"),
+            },
         }
     }
 
@@ -184,6 +252,12 @@ impl ProxyError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { why, .. } => Some(why.retry_after.max(Duration::from_secs(1))),
+            Self::Held { held, .. } => Some(held.retry_after),
+            Self::InFlight(_)
+            | Self::Connections
+            | Self::Upstream(SendError::Connect(ConnectError::NoneFree { .. })) => {
+                Some(Duration::from_secs(1))
+            }
             Self::IdentityNotRead(_)
             | Self::NoFacadeKey
             | Self::Upstream(SendError::Connect(_)) => Some(Duration::from_secs(5)),
@@ -191,11 +265,17 @@ impl ProxyError {
         }
     }
 
+    /// Whether the rest of the request is not worth waiting for.
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(self, Self::SlowClient | Self::TooLong)
+    }
+
     /// The code for apps: RingCentral's own where they look for it.
     fn error_code(&self) -> &'static str {
         match self {
             Self::Denied(Denied::PassExpired) => "TokenExpired",
             Self::Denied(Denied::PassVoid) => "TokenInvalid",
+            Self::Held { .. } => "CMN-301",
             _ => self.status_and_code().1,
         }
     }
@@ -252,10 +332,12 @@ impl ProxyError {
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         fields.insert(ERROR_FIELD, HeaderValue::from_static(code));
         if let Some(wait) = self.retry_after() {
-            fields.insert(
-                RETRY_AFTER,
-                wait.as_secs_f64().ceil().max(1.0).to_string().parse().expect("a number"),
-            );
+            fields.insert(RETRY_AFTER, whole_secs(wait).into());
+        }
+        if let Self::Held { held, .. } = &self {
+            let group = held.group.as_deref().map(HeaderValue::from_str);
+            fields.extend(group.and_then(Result::ok).map(|group| (answer::GROUP, group)));
+            fields.insert(answer::REMAINING, HeaderValue::from_static("0"));
         }
         if status == StatusCode::UNAUTHORIZED {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(self.challenge()));
@@ -358,6 +440,32 @@ mod tests {
         assert!(refused.headers().contains_key(ALLOW));
     }
 
+    fn held(why: Hold) -> ProxyError {
+        let retry_after = Duration::from_millis(41_200);
+        let held = Held { why, group: Some("heavy".into()), retry_after };
+        ProxyError::Held { identity: "sales".into(), held }
+    }
+
+    #[test]
+    fn a_request_that_is_held_is_told_when_in_the_words_that_sdks_know() {
+        let response = held(Hold::Penalty).into_response();
+        assert_eq!(response.status(), 429);
+        let fields = response.headers();
+        let of = |name: &str| fields[name].to_str().unwrap();
+        assert_eq!((of("retry-after"), of(ERROR_FIELD)), ("42", "RBR-160"));
+        assert_eq!((of("x-rate-limit-group"), of("x-rate-limit-remaining")), ("heavy", "0"));
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(
+            (&body["errorCode"], &body["errors"][0]["errorCode"]),
+            (&"CMN-301".into(), &"CMN-301".into())
+        );
+        assert_eq!(
+            body["message"],
+            "RingCentral has asked for silence in group \"heavy\" of identity \"sales\", and each \
+             request would make it longer: nothing is sent for another 42 s"
+        );
+    }
+
     #[test]
     fn every_code_is_given_once() {
         let limit = Duration::from_secs(1);
@@ -393,9 +501,21 @@ mod tests {
             ProxyError::IdentityNotRead(String::new()),
             ProxyError::NoIdentity,
             ProxyError::ClientBroke,
+            ProxyError::SlowClient,
+            ProxyError::TooLong,
+            ProxyError::InFlight(String::new()),
+            ProxyError::Connections,
+            ProxyError::Upstream(SendError::Connect(ConnectError::NoneFree {
+                origin: origin.clone(),
+                limit,
+            })),
             ProxyError::Upstream(SendError::Timeout(limit)),
             ProxyError::Upstream(SendError::Connect(ConnectError::Timeout { origin, limit })),
             ProxyError::Loop,
+            ProxyError::MaxWait,
+            held(Hold::Penalty),
+            held(Hold::Turn),
+            held(Hold::Queue),
         ];
         let mut codes: Vec<_> = errors.iter().map(|error| error.status_and_code().1).collect();
         codes.sort_unstable();

@@ -9,10 +9,14 @@ use hyper::body::Incoming;
 
 use super::access;
 use super::body::{Outgoing, Replayable};
+use super::in_flight::InFlight;
 use super::links::LinkMap;
 use super::replay::Content;
 use super::routes::Site;
+use super::throttle::penalties::Begun;
+use super::throttle::{Turn, Want};
 use crate::token::identities::IdentityId;
+use crate::upstream::Upload;
 
 /// One request of a client's, ready to be sent, twice if need be.
 pub(super) struct Exchange {
@@ -23,6 +27,10 @@ pub(super) struct Exchange {
     bearer: HeaderValue,
     content: Replayable<Incoming>,
     sends: u8,
+    /// The right to the next send.
+    turn: Option<Turn>,
+    /// What the last answer has begun.
+    penalty: Option<Box<Begun>>,
 }
 
 /// Where a request goes, as whom, and where the links in its answer are to lead.
@@ -32,6 +40,9 @@ pub(super) struct Route {
     /// The identity that the request's path has named.
     pub(super) path: Option<Box<str>>,
     pub(super) links: Option<Arc<LinkMap>>,
+    /// What matters to the throttle, if there is one.
+    pub(super) want: Option<Want>,
+    pub(super) in_flight: Option<InFlight>,
 }
 
 /// hyper consumes the fields of what it sends. A second set is needed once in an hour, so a copy is
@@ -48,6 +59,7 @@ struct Copied(Vec<u8>);
 impl Exchange {
     pub(super) fn new(
         route: Route,
+        turn: Turn,
         method: Method,
         target: Uri,
         fields: HeaderMap,
@@ -55,7 +67,8 @@ impl Exchange {
         content: Replayable<Incoming>,
     ) -> Self {
         let (target, fields) = (origin_form(target), Fields::Unsent(fields));
-        Self { route, method, target, fields, bearer, content, sends: 0 }
+        let turn = Some(turn);
+        Self { route, method, target, fields, bearer, content, sends: 0, turn, penalty: None }
     }
 
     /// Where it goes.
@@ -73,8 +86,50 @@ impl Exchange {
         self.route.links.as_ref()
     }
 
+    /// What counts it; whoever passes its answer on keeps that.
+    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.route.in_flight.take()
+    }
+
     pub(super) fn identity(&self) -> IdentityId {
         self.route.identity
+    }
+
+    /// What matters to the throttle.
+    pub(super) fn want(&self) -> Option<&Want> {
+        self.route.want.as_ref()
+    }
+
+    /// The same, found out late: `find` is given method, target and fields.
+    pub(super) fn want_or(
+        &mut self,
+        find: impl FnOnce(&Method, &Uri, &HeaderMap) -> Want,
+    ) -> &Want {
+        let (method, target, fields) = (&self.method, &self.target, &self.fields);
+        self.route.want.get_or_insert_with(|| match fields {
+            Fields::Unsent(fields) => find(method, target, fields),
+            Fields::Sent(copied) => find(method, target, &copied.restore()),
+        })
+    }
+
+    /// The right to send it, once.
+    pub(super) fn take_turn(&mut self) -> Option<Turn> {
+        self.turn.take()
+    }
+
+    /// Its answer has begun a penalty, or none.
+    pub(super) fn penalise(&mut self, begun: Option<Box<Begun>>) {
+        self.penalty = begun;
+    }
+
+    /// Whether its answer has begun a penalty.
+    pub(super) fn is_penalised(&self) -> bool {
+        self.penalty.is_some()
+    }
+
+    /// The penalty that its answer has begun.
+    pub(super) fn take_penalty(&mut self) -> Option<Box<Begun>> {
+        self.penalty.take()
     }
 
     /// How often it has been sent.
@@ -88,7 +143,7 @@ impl Exchange {
     }
 
     /// How much of its content has passed.
-    pub(super) fn progress(&self) -> u64 {
+    pub(super) fn progress(&self) -> Upload {
         self.content.progress()
     }
 

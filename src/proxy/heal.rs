@@ -13,6 +13,7 @@ use super::outbound::Outbound;
 use super::record::Record;
 use super::replay::{self, Reason, Refusal, Verdict};
 use super::{Answer, Proxy, Token, headers};
+use crate::metrics::limits::Limit;
 use crate::token::Generation;
 use crate::token::identities::IdentityId;
 use crate::upstream::SendError;
@@ -20,7 +21,7 @@ use crate::upstream::SendError;
 /// The field that says whether an answer was had by a replay, or why a 401 was not replayed.
 pub const REPLAY_FIELD: HeaderName = HeaderName::from_static("x-ringbearer-replay");
 
-/// The most that is read of a 401 to find its code.
+/// The most that is read of a refusal to find its code.
 const MAX_REFUSAL: usize = 16 * 1024;
 
 impl Proxy {
@@ -38,7 +39,9 @@ impl Proxy {
         if exchange.sends() > 1 {
             return Ok(not_replayed(refused, Reason::AlreadyResent, record));
         }
-        match replay::verdict(&refusal, exchange.content()) {
+        let verdict = replay::verdict(&refusal, exchange.content());
+        self.note_reached(verdict);
+        match verdict {
             Verdict::Relay(reason) => Ok(not_replayed(refused, reason, record)),
             Verdict::RenewAndRelay(reason) => {
                 self.renew_meanwhile(exchange.identity(), generation);
@@ -60,8 +63,21 @@ impl Proxy {
         }
     }
 
-    /// Reads the content of a 401 as far as is needed to judge it.
-    async fn read_refusal(&self, answer: Answer) -> Result<Response<Outbound>, ProxyError> {
+    fn note_reached(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::RenewAndRelay(Reason::TooLong) => self.limits.meters.count(Limit::ReplayBytes),
+            Verdict::RenewAndRelay(Reason::MemoryFull) => {
+                self.limits.meters.count(Limit::ReplayMemory);
+            }
+            Verdict::Replay | Verdict::RenewAndRelay(_) | Verdict::Relay(_) => {}
+        }
+    }
+
+    /// Reads the content of a 401 or 429 as far as is needed to judge it.
+    pub(super) async fn read_refusal(
+        &self,
+        answer: Answer,
+    ) -> Result<Response<Outbound>, ProxyError> {
         let (head, content) = answer.into_parts();
         let limit = self.limits.token_wait;
         match self.timers.within(limit, Outbound::read_prefix(content, MAX_REFUSAL)).await {
@@ -92,7 +108,11 @@ impl Proxy {
         if answer.status() != StatusCode::UNAUTHORIZED {
             self.note_accepted(exchange.identity(), newer.generation);
         }
-        let mut answer = self.to_client(answer, exchange);
+        let mut answer = if exchange.is_penalised() {
+            self.relay_penalty(exchange, answer).await?
+        } else {
+            self.to_client(answer, exchange)
+        };
         answer.headers_mut().insert(REPLAY_FIELD, HeaderValue::from_static("yes"));
         Ok(answer)
     }

@@ -96,8 +96,10 @@ impl Hostnames {
             None => host.split_once(':').map_or(host, |(bare, _)| bare),
         };
         if let Ok(address) = bare.parse::<IpAddr>() {
+            // Not the canonical form: to a browser `[::ffff:127.0.0.1]` is any machine in clear text,
+            // and an image from there says nothing of the page that shows it.
             return self.is_everywhere
-                || address.to_canonical().is_loopback()
+                || address.is_loopback()
                 || self.addresses.contains(&address);
         }
         let is =
@@ -143,7 +145,7 @@ mod tests {
             ("127.9.9.9:1", true),
             ("[::1]", true),
             ("[::1]:8080", true),
-            ("[::ffff:127.0.0.1]:80", true),
+            ("[::ffff:127.0.0.1]:80", false),
             ("10.0.0.7:80", true),
             ("sales.test", true),
             ("sales.test:99", true),

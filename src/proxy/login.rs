@@ -45,6 +45,7 @@ pub(super) struct Call {
 impl Proxy {
     /// Answers it.
     pub(super) async fn answer_call(&self, call: Call, record: &mut Record) -> Response<Outbound> {
+        record.calls(call.endpoint);
         let answered = match call.endpoint {
             Endpoint::Token => self.log_in(call, record).await,
             Endpoint::Introspect => self.introspect(call).await,
@@ -104,6 +105,7 @@ impl Proxy {
         let grant = form.grant().map_err(ProxyError::Login)?;
         let client_id = form.client_id(&head.headers).map_err(ProxyError::Login)?;
         let client = self.client(&head, &form, client_id.as_deref(), by)?;
+        record.called_by(client);
         let keys = self.facade_keys().await?;
         let now = self.timers.now();
         let bought = match &grant {
@@ -237,7 +239,8 @@ impl Proxy {
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 Err(ProxyError::Login(Fault::Request("the content is longer than 64 KiB")))
             }
-            Ok(Err(_)) | Err(_) => Err(ProxyError::ClientBroke),
+            Ok(Err(_)) => Err(ProxyError::ClientBroke),
+            Err(_) => Err(ProxyError::SlowClient),
         }
     }
 }

@@ -9,8 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::body::Outgoing;
+use super::in_flight::InFlight;
 use super::links::body::Rewritten;
-use crate::upstream::Content;
+use crate::upstream::{AnswerError, Content};
 
 type Upstream = Content<Outgoing<Incoming>>;
 
@@ -19,6 +20,8 @@ type Upstream = Content<Outgoing<Incoming>>;
 pub struct Outbound {
     prefix: Bytes,
     rest: Rest,
+    /// Until all of it has been passed on.
+    in_flight: Option<InFlight>,
 }
 
 /// What follows the prefix.
@@ -26,18 +29,18 @@ enum Rest {
     Nothing,
     Upstream(Rewritten<Upstream>),
     /// The connection broke while the prefix was read: so must ours.
-    Broken(Option<hyper::Error>),
+    Broken(Option<AnswerError>),
 }
 
 impl Outbound {
     /// The proxy's own content.
     pub(super) fn local(content: Bytes) -> Self {
-        Self { prefix: content, rest: Rest::Nothing }
+        Self { prefix: content, rest: Rest::Nothing, in_flight: None }
     }
 
     /// RingCentral's content, none of which has been read.
     pub(super) fn upstream(content: Rewritten<Upstream>) -> Self {
-        Self { prefix: Bytes::new(), rest: Rest::Upstream(content) }
+        Self { prefix: Bytes::new(), rest: Rest::Upstream(content), in_flight: None }
     }
 
     /// Reads `content` up to its end, or until `limit` bytes are there.
@@ -47,13 +50,20 @@ impl Outbound {
             match content.frame().await {
                 Some(Ok(frame)) => prefix.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
                 Some(Err(error)) => {
-                    return Self { prefix: prefix.freeze(), rest: Rest::Broken(Some(error)) };
+                    let rest = Rest::Broken(Some(error));
+                    return Self { prefix: prefix.freeze(), rest, in_flight: None };
                 }
                 None => break,
             }
         }
         // What refuses a request leads nowhere.
-        Self { prefix: prefix.freeze(), rest: Rest::Upstream(Rewritten::untouched(content)) }
+        let rest = Rest::Upstream(Rewritten::untouched(content));
+        Self { prefix: prefix.freeze(), rest, in_flight: None }
+    }
+
+    /// The request counts as in flight while this is being passed on.
+    pub(super) fn keeps(&mut self, in_flight: Option<InFlight>) {
+        self.in_flight = in_flight;
     }
 
     /// What has been read.
@@ -64,12 +74,12 @@ impl Outbound {
 
 impl Body for Outbound {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         if !self.prefix.is_empty() {
             let prefix = std::mem::take(&mut self.prefix);
             return Poll::Ready(Some(Ok(Frame::data(prefix))));

@@ -137,6 +137,7 @@ mod tests {
             client_id: None,
             rewrite_links: true,
             policy: None,
+            priority: std::num::NonZeroU32::MIN,
         }
     }
 

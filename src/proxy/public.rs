@@ -136,6 +136,8 @@ mod tests {
             tls_key_log_file: None,
             http_proxy: None,
             http2: false,
+            stall_timeout: Duration::from_secs(1),
+            max_connections: 1,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),

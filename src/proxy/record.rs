@@ -1,15 +1,20 @@
-//! What is told of a request: to the counters of its thread, to the log in one line with names and
-//! figures, and to a collector of traces; nothing that was said in it.
+//! What is told of a request: to the counters of its thread, to the log and the audit log in one line
+//! each with names and figures, and to a collector of traces; nothing that was said in it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 
+use super::access::Endpoint;
+use super::admission::Entry;
 use super::error::ProxyError;
 use super::replay::Reason;
+use crate::audit::{self, AuditLog, Decision, Event, Kind};
 use crate::clock::Stopwatch;
 use crate::metrics::traffic::{MethodClass, Replay, Tally};
+use crate::settings::ClientSettings;
 use crate::telemetry::REQUEST_TARGET;
 use crate::token::Generation;
 use crate::token::identities::IdentityId;
@@ -19,8 +24,10 @@ use crate::token::identities::IdentityId;
 pub struct Audience {
     /// The counters of this thread.
     pub tally: Arc<Tally>,
-    /// Whether each request gets its line.
+    /// The log, unless its filter leaves them out.
     pub log: bool,
+    /// The audit log.
+    pub audit: AuditLog,
     /// Who is traced.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::trace::Tracer>,
@@ -41,7 +48,7 @@ pub(super) struct Record {
 
 /// How the time was spent. Each reading of the clock costs as much as all the counting, so none is
 /// made twice: an answer's arrival is also the end, unless something goes on after it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Timing {
     began: Stopwatch,
     /// When the request under way was sent.
@@ -54,30 +61,33 @@ struct Timing {
 /// The proxy's own error: rare, therefore boxed.
 #[derive(Debug)]
 struct Refused {
+    status: StatusCode,
     code: &'static str,
     why: String,
 }
 
-/// What the log's line will say, if anybody listens.
+/// What the lines of the log and of the audit log will say, if anybody listens.
 #[derive(Debug)]
 struct Line {
     method: Method,
     target: Uri,
+    peer: Option<SocketAddr>,
+    kind: Kind,
+    client: Option<String>,
     identity: String,
     generation: Generation,
     upstream_ms: Option<f64>,
     refused: Option<String>,
     replayed: bool,
     error: Option<String>,
+    is_logged: bool,
+    audit: AuditLog,
 }
 
 impl Record {
     /// A request that is traced leaves with our span as its caller's.
     #[cfg_attr(not(feature = "otlp"), allow(clippy::needless_pass_by_ref_mut))]
-    pub(super) fn begin<B>(request: &mut Request<B>, audience: &Audience) -> Self {
-        let listens =
-            audience.log && tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO);
-        let line = listens.then(|| Line::of(request));
+    pub(super) fn begin<B>(request: &mut Request<B>, entry: Entry, audience: &Audience) -> Self {
         let timing = Timing { began: Stopwatch::start(), sent: None, waited: None, arrived: None };
         let is_safe = request.method().is_safe();
         let method = if is_safe { MethodClass::Read } else { MethodClass::Write };
@@ -87,9 +97,26 @@ impl Record {
             timing,
             outcome: None,
             refused: None,
-            line,
+            line: Line::begin(request, entry, audience),
             #[cfg(feature = "otlp")]
             trace: audience.tracer.as_ref().and_then(|tracer| tracer.begin(request)),
+        }
+    }
+
+    /// It is for the proxy itself.
+    pub(super) fn calls(&mut self, endpoint: Endpoint) {
+        if let Some(line) = &mut self.line {
+            line.kind = match endpoint {
+                Endpoint::Token => Kind::Login,
+                Endpoint::Revoke | Endpoint::WidgetLogout => Kind::Logout,
+                _ => Kind::Request,
+            };
+        }
+    }
+
+    pub(super) fn called_by(&mut self, client: Option<&ClientSettings>) {
+        if let Some(line) = &mut self.line {
+            line.client = client.map(|client| client.name.clone());
         }
     }
 
@@ -147,17 +174,17 @@ impl Record {
     }
 
     pub(super) fn failed(&mut self, error: &ProxyError) {
-        let (code, why) = (error.status_and_code().1, error.in_own_words());
-        self.refused = Some(Box::new(Refused { code, why }));
+        let ((status, code), why) = (error.status_and_code(), error.in_own_words());
+        self.refused = Some(Box::new(Refused { status, code, why }));
         if let Some(line) = &mut self.line {
-            line.error = Some(error.to_string());
+            line.error = line.is_logged.then(|| error.to_string());
         }
     }
 
-    pub(super) fn end<B>(self, audience: &Audience, answer: &Response<B>) {
+    pub(super) fn end<B>(mut self, audience: &Audience, answer: &Response<B>) {
         let tally = &audience.tally;
-        let status = answer.status().as_u16();
-        tally.answered(self.identity.map(IdentityId::index), self.method, status);
+        let status = answer.status();
+        tally.answered(self.identity.map(IdentityId::index), self.method, status.as_u16());
         let (waited, took) = self.timing.end();
         if let Some(waited) = waited {
             tally.upstream.observe(waited);
@@ -167,15 +194,26 @@ impl Record {
             tally.replay(outcome);
         }
         #[cfg(feature = "otlp")]
-        if let Some(trace) = self.trace {
+        if let Some(trace) = self.trace.take() {
             let code = self.refused.as_ref().map(|refused| refused.code);
-            trace.end(took, answer.status(), request_id(answer), code);
+            trace.end(took, status, request_id(answer), code);
         }
-        if let Some(refused) = self.refused {
-            audience.tally.refused(refused.code, refused.why);
-        }
-        if let Some(line) = self.line {
+        let refused = self.refused.take();
+        if let Some(line) = self.line.take() {
+            line.note(Some(status), request_id(answer), refused.as_deref(), took);
             line.tell(answer);
+        }
+        if let Some(refused) = refused {
+            tally.refused(refused.code, refused.why);
+        }
+    }
+}
+
+/// Whoever goes before the answer comes may have done something all the same.
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.note(None, None, self.refused.as_deref(), self.timing.began.elapsed());
         }
     }
 }
@@ -217,21 +255,66 @@ impl From<Reason> for Replay {
 }
 
 impl Line {
-    fn of<B>(request: &Request<B>) -> Box<Self> {
-        Box::new(Self {
+    fn begin<B>(request: &Request<B>, entry: Entry, audience: &Audience) -> Option<Box<Self>> {
+        let is_logged =
+            audience.log && tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO);
+        if !is_logged && !audience.audit.is_on() {
+            return None;
+        }
+        Some(Box::new(Self {
             method: request.method().clone(),
             target: request.uri().clone(),
+            peer: entry.peer,
+            kind: Kind::Request,
+            client: None,
             identity: String::new(),
             generation: Generation::NONE,
             upstream_ms: None,
             refused: None,
             replayed: false,
             error: None,
-        })
+            is_logged,
+            audit: audience.audit.clone(),
+        }))
     }
 
+    /// Tells the audit log.
+    fn note(
+        &self,
+        status: Option<StatusCode>,
+        request_id: Option<&str>,
+        refused: Option<&Refused>,
+        took: Duration,
+    ) {
+        if !self.audit.is_on() {
+            return;
+        }
+        self.audit.note(&Event::Request(audit::Request {
+            kind: self.kind,
+            client: self.client.as_deref(),
+            peer: self.peer,
+            identity: Some(&*self.identity).filter(|name| !name.is_empty()),
+            method: self.method.as_str(),
+            path: self.target.path(),
+            decision: match (status, refused) {
+                (None, _) => Decision::Abandoned,
+                (_, None) => Decision::Allowed,
+                (_, Some(refused)) if refused.status.is_client_error() => Decision::Refused,
+                (_, Some(_)) => Decision::Failed,
+            },
+            code: refused.map(|refused| refused.code),
+            status: status.map(|status| status.as_u16()),
+            replayed: self.replayed,
+            request_id,
+            ms: millis(took),
+        }));
+    }
+
+    /// Tells the log.
     fn tell<B>(self, answer: &Response<B>) {
-        let request_id = request_id(answer);
+        if !self.is_logged {
+            return;
+        }
         tracing::info!(
             target: REQUEST_TARGET,
             identity = self.identity,
@@ -241,7 +324,7 @@ impl Line {
             upstream_ms = self.upstream_ms,
             replayed = self.replayed,
             generation = self.generation.number(),
-            request_id,
+            request_id = request_id(answer),
             refused = self.refused,
             error = self.error,
         );

@@ -19,6 +19,8 @@ pub enum Content {
     MemoryFull,
     /// The client itself broke off.
     Broken,
+    /// It is longer than any request may be, and was broken off here.
+    OverLimit,
 }
 
 /// What to do with a 401.
@@ -73,7 +75,7 @@ pub fn verdict(refusal: &Refusal, content: Content) -> Verdict {
         Content::Kept => Verdict::Replay,
         Content::TooLong => Verdict::RenewAndRelay(Reason::TooLong),
         Content::MemoryFull => Verdict::RenewAndRelay(Reason::MemoryFull),
-        Content::Broken => Verdict::RenewAndRelay(Reason::Broken),
+        Content::Broken | Content::OverLimit => Verdict::RenewAndRelay(Reason::Broken),
     }
 }
 
@@ -97,14 +99,20 @@ impl Refusal {
         Self { codes: codes.collect() }
     }
 
-    /// The code to log, if there was one.
+    /// The code to log, if there was one. Whatever else stands in its place may repeat what was sent.
     pub fn code(&self) -> Option<&str> {
-        self.codes.first().map(String::as_str)
+        self.codes.iter().map(String::as_str).find(|code| is_code(code))
     }
 
     fn is_curable(&self) -> bool {
         !self.codes.iter().any(|code| NOT_CURABLE.contains(&code.as_str()))
     }
+}
+
+/// Whether a text is as RingCentral's codes are, and too short and plain for a secret.
+fn is_code(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=32).contains(&text.len()) && text.bytes().all(plain)
 }
 
 #[derive(Default, Deserialize)]
@@ -127,6 +135,17 @@ mod tests {
 
     fn refusal(content: &str) -> Refusal {
         Refusal::read(content.as_bytes())
+    }
+
+    #[test]
+    fn what_is_no_code_is_not_told() {
+        let told = |content: &str| refusal(content).code().map(str::to_owned);
+        assert_eq!(told(r#"{"errorCode":"OAU-213"}"#), Some("OAU-213".to_owned()));
+        let long = "a".repeat(33);
+        for secret in ["eyJ.a.b", "", "two words", &long] {
+            let content = serde_json::json!({"errors": [{"errorCode": secret}]}).to_string();
+            assert_eq!(told(&content), None, "{secret}");
+        }
     }
 
     #[test]

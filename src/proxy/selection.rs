@@ -22,6 +22,7 @@ use super::facade::pass::Pass;
 use super::headers::Found;
 use super::peers::{Caller, Peers};
 use super::routes::AS;
+use super::throttle::queue::Caller as Line;
 use crate::key::KeyDigest;
 use crate::settings::{Bound, ClientSettings, IdentitySettings};
 
@@ -266,6 +267,15 @@ impl Selection {
         }
     }
 
+    /// Whose line a caller's requests wait in.
+    pub fn line(&self, caller: Option<&ClientSettings>) -> Line {
+        let place =
+            caller.and_then(|caller| self.clients.iter().position(|it| it.name == caller.name));
+        let number = place.and_then(|place| u32::try_from(place).ok());
+        let weight = caller.map_or(1, |caller| caller.priority.get());
+        number.map_or(Line::ANYBODY, |number| Line { number, weight })
+    }
+
     fn client(&self, key: &[u8]) -> Option<&ClientSettings> {
         let shown = KeyDigest::of(key);
         // All of them are compared, so that the time tells nothing.
@@ -342,6 +352,7 @@ fn shown_key(fields: &HeaderMap) -> Option<Zeroizing<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::num::NonZeroU32;
 
     use http::HeaderValue;
 
@@ -360,6 +371,7 @@ mod tests {
             client_id: None,
             rewrite_links: true,
             policy: None,
+            priority: NonZeroU32::MIN,
         }
     }
 
@@ -682,5 +694,22 @@ mod tests {
         assert_eq!(chosen(None, "any", Some(0), "support"), Ok("support".into()));
         assert_eq!(chosen(None, "any", Some(0), "hr"), Ok("sales".into()), "its usual one");
         assert_eq!(chosen(None, "any", Some(1), "hr"), Ok("hr".into()));
+    }
+
+    #[test]
+    fn each_client_has_a_line_of_its_own_and_turns_by_its_priority() {
+        let mut selection = selection();
+        selection.clients[1].priority = NonZeroU32::new(5).unwrap();
+        let caller = |key: &'static str| {
+            let fields = [(API_KEY, HeaderValue::from_static(key))].into_iter().collect();
+            selection.line(selection.caller(&fields, None, Caller::Unknown).unwrap())
+        };
+        assert_eq!(caller("key-1"), caller("key-2"), "both are billing's");
+        assert_eq!(caller("key-1"), Line { number: 0, weight: 1 });
+        assert_eq!(caller("key-3"), Line { number: 1, weight: 5 });
+        assert_eq!(open().line(None), Line::ANYBODY);
+        let pass = pass(Some("operator"), "hr");
+        let holder = selection.caller(&HeaderMap::new(), Some(&pass), Caller::Unknown).unwrap();
+        assert_eq!(selection.line(holder), Line { number: 1, weight: 5 }, "by a token");
     }
 }

@@ -20,20 +20,35 @@ use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 
 use super::guard::{Post, Waits};
+use super::opening::{Opening, State};
 use super::patience::Patience;
+use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::traffic::Tally;
-use crate::timers::Deadline;
+use crate::timers::stall::{Pace, Watch};
+use crate::timers::{Deadline, Timers};
 use crate::upstream::LocalExecutor;
 
 /// How long the end waits for a request on a connection that has had none.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
+/// How long a client may take for what.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) idle_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
+    /// How slowly it may take answers.
+    pub(super) pace: Pace,
+    pub(super) meters: Arc<Meters>,
+}
+
 /// The connections of one worker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Connections(Rc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    timers: Timers,
+    rules: Rules,
     /// How many there are, from the moment of their acceptance.
     guests: Cell<usize>,
     /// The task of every connection that has begun.
@@ -44,6 +59,16 @@ struct Shared {
 }
 
 impl Connections {
+    pub(super) fn new(timers: Timers, rules: Rules) -> Self {
+        let (guests, tasks, closing, all_gone) = Default::default();
+        Self(Rc::new(Shared { timers, rules, guests, tasks, closing, all_gone }))
+    }
+
+    /// What holds for each of them.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.0.rules
+    }
+
     /// One that has just been accepted. Its task may be a while in coming, and the end waits for it.
     pub(super) fn guest(&self) -> Guest {
         self.0.guests.set(self.0.guests.get() + 1);
@@ -88,16 +113,23 @@ impl Drop for Guest {
 pub(super) struct Activity {
     tally: Arc<Tally>,
     requests: Cell<u32>,
+    /// Whether there has been any.
+    has_begun: Cell<bool>,
     /// Set when the connection falls idle, cleared when its deadline has been moved.
     fell_idle: Cell<bool>,
+    /// Answers that the client has to take more of before they can go on.
+    owed: Cell<u32>,
+    /// Bytes that answers have given.
+    given: Cell<u64>,
     post: Arc<Post>,
 }
 
 impl Activity {
     /// None yet, on the thread of `tally`. `post` is what the connection's guard has to say.
     pub(super) fn new(tally: &Arc<Tally>, post: Arc<Post>) -> Rc<Self> {
-        let (requests, fell_idle) = (Cell::default(), Cell::default());
-        Rc::new(Self { tally: Arc::clone(tally), requests, fell_idle, post })
+        let (requests, has_begun, fell_idle, owed, given) = Default::default();
+        let tally = Arc::clone(tally);
+        Rc::new(Self { tally, requests, has_begun, fell_idle, owed, given, post })
     }
 
     pub(super) fn post(&self) -> &Arc<Post> {
@@ -115,6 +147,7 @@ pub(super) struct Busy {
 impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
+        activity.has_begun.set(true);
         activity.tally.in_progress.add(1);
         Self { activity: Rc::clone(activity), is_answered: false }
     }
@@ -126,6 +159,17 @@ impl Busy {
 
     pub(super) fn post(&self) -> &Post {
         &self.activity.post
+    }
+
+    /// An answer waits for its client, or does so no more.
+    pub(super) fn owe(&self, is_owed: bool) {
+        let owed = self.activity.owed.get();
+        self.activity.owed.set(if is_owed { owed + 1 } else { owed - 1 });
+    }
+
+    /// An answer has given a piece.
+    pub(super) fn gave(&self, size: usize) {
+        self.activity.given.set(self.activity.given.get() + size as u64);
     }
 }
 
@@ -145,12 +189,25 @@ impl Drop for Busy {
 pub(super) struct Serving<C> {
     connection: Pin<Box<C>>,
     activity: Rc<Activity>,
+    /// Until it has begun.
+    opening: Option<Box<Opening>>,
+    /// Whether answers are taken.
+    taking: Watch,
     idle: Deadline,
     idle_timeout: Duration,
     patience: Patience,
     connections: Connections,
     key: Option<usize>,
-    told: bool,
+    farewell: Farewell,
+}
+
+/// How a connection has come to know that the server is draining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    Not,
+    /// It has had no request yet: hyper would close it though one may be on its way.
+    Awaiting,
+    Told,
 }
 
 /// A connection that can be told to end when it has answered. hyper-util's trait of this kind leaves
@@ -208,15 +265,26 @@ impl<C: Drainable> Serving<C> {
     pub(super) fn new(
         connection: Pin<Box<C>>,
         activity: Rc<Activity>,
-        connections: Connections,
-        idle: Deadline,
-        idle_timeout: Duration,
+        opening: Option<Box<Opening>>,
         patience: Patience,
+        connections: Connections,
     ) -> Self {
         activity.tally.accepted.add(1);
-        activity.tally.connections.add(1);
-        let (key, told) = (None, false);
-        Self { connection, activity, idle, idle_timeout, patience, connections, key, told }
+        let (taking, key, farewell) = (Watch::default(), None, Farewell::Not);
+        let idle_timeout = connections.rules().idle_timeout;
+        let idle = connections.0.timers.deadline(idle_timeout);
+        Self {
+            connection,
+            activity,
+            opening,
+            taking,
+            idle,
+            idle_timeout,
+            patience,
+            connections,
+            key,
+            farewell,
+        }
     }
 
     fn register(&mut self, cx: &Context<'_>) {
@@ -225,8 +293,45 @@ impl<C: Drainable> Serving<C> {
         }
     }
 
+    /// The limit that the client has reached by doing nothing.
+    fn reached(&mut self, cx: &Context<'_>) -> Option<Limit> {
+        if self.opens_late(cx) {
+            Some(Limit::Handshake)
+        } else if self.takes_too_slowly(cx) {
+            Some(Limit::AnswerStall)
+        } else if self.has_idled_out(cx) {
+            Some(Limit::Idle)
+        } else {
+            None
+        }
+    }
+
+    fn opens_late(&mut self, cx: &Context<'_>) -> bool {
+        let Some(opening) = &mut self.opening else { return false };
+        let has_asked = self.activity.requests.get() > 0 || self.activity.fell_idle.get();
+        let Shared { timers, rules, .. } = &*self.connections.0;
+        match opening.poll(timers, rules.handshake_timeout, cx) {
+            State::Opening if !has_asked => false,
+            State::Late => true,
+            State::Opening | State::Open => {
+                self.opening = None;
+                false
+            }
+        }
+    }
+
+    fn takes_too_slowly(&mut self, cx: &Context<'_>) -> bool {
+        if self.activity.owed.get() == 0 {
+            self.taking.rest();
+            return false;
+        }
+        let Shared { timers, rules, .. } = &*self.connections.0;
+        self.taking.poll(timers, rules.pace, self.activity.given.get(), cx).is_ready()
+    }
+
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.requests.get() > 0 || self.patience.is_for_a_head() {
+        let has_begun_one = self.farewell == Farewell::Not && self.patience.is_for_a_head();
+        if self.activity.requests.get() > 0 || has_begun_one {
             return false;
         }
         if self.activity.fell_idle.replace(false) {
@@ -235,18 +340,39 @@ impl<C: Drainable> Serving<C> {
         self.idle.poll(cx).is_ready()
     }
 
-    /// Drives the connection, and again once it has been told that its client has been given up.
-    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        let driven = self.connection.as_mut().poll(cx);
-        if driven.is_ready() {
-            return driven;
+    /// Tells the connection to take no further request, once it has had one. Whether it was told now.
+    fn say_farewell(&mut self) -> bool {
+        if !self.connections.0.closing.get() || self.farewell == Farewell::Told {
+            return false;
         }
-        match self.patience.poll_end(cx) {
-            None | Some(Waits::Not) => Poll::Pending,
-            Some(Waits::First | Waits::Late) => Poll::Ready(Ok(())),
-            Some(Waits::Head(_)) => {
-                self.patience.give_up();
-                self.connection.as_mut().poll(cx)
+        if self.farewell == Farewell::Not {
+            let limit = self.idle_timeout.min(FIRST_REQUEST);
+            self.idle_timeout = limit;
+            self.idle.reset(limit);
+        }
+        let has_begun = self.activity.has_begun.get();
+        self.farewell = if has_begun { Farewell::Told } else { Farewell::Awaiting };
+        if has_begun {
+            self.connection.as_mut().drain();
+        }
+        has_begun
+    }
+
+    /// Drives the connection, and again once it has been told that its client has been given up: what
+    /// it waits for then, the client's going away, has a deadline too.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        loop {
+            let driven = self.connection.as_mut().poll(cx);
+            if driven.is_ready() {
+                return driven;
+            }
+            match self.patience.poll_end(cx) {
+                None | Some(Waits::Not) => return Poll::Pending,
+                Some(Waits::Late) => return Poll::Ready(Ok(())),
+                Some(Waits::Head(_)) => {
+                    self.connections.rules().meters.count(Limit::RequestHead);
+                    self.patience.give_up();
+                }
             }
         }
     }
@@ -257,17 +383,20 @@ impl<C: Drainable> Future for Serving<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.register(cx);
-        if self.connections.0.closing.get() && !self.told {
-            self.told = true;
-            self.connection.as_mut().drain();
-            // hyper goes on waiting for the first request of a connection that has had none.
-            let limit = self.idle_timeout.min(FIRST_REQUEST);
-            self.idle_timeout = limit;
-            self.idle.reset(limit);
+        let mut driven = self.drive(cx);
+        // Afterwards: what the kernel has of a request already is a request.
+        if driven.is_pending() && self.say_farewell() {
+            driven = self.drive(cx);
         }
-        match self.drive(cx) {
-            Poll::Pending if self.has_idled_out(cx) => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
+        match driven {
+            Poll::Pending => match self.reached(cx) {
+                None => Poll::Pending,
+                Some(limit) => {
+                    self.connections.rules().meters.count(limit);
+                    tracing::debug!(limit = limit.as_str(), "client connection ended");
+                    Poll::Ready(())
+                }
+            },
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, "client connection ended");
@@ -279,7 +408,6 @@ impl<C: Drainable> Future for Serving<C> {
 
 impl<C> Drop for Serving<C> {
     fn drop(&mut self) {
-        self.activity.tally.connections.sub(1);
         if let Some(key) = self.key {
             self.connections.0.tasks.borrow_mut().remove(key);
         }

@@ -42,8 +42,6 @@ const MOST_LATE: usize = 16 * 1024 * 1024;
 pub(super) enum Waits {
     /// For nothing that has to come soon.
     Not,
-    /// For a connection's first byte.
-    First,
     /// For the rest of a head; the number tells one from the next.
     Head(u32),
     /// For the client to close, which has its answer.
@@ -54,7 +52,7 @@ pub(super) enum Waits {
 /// what it may hand on to be [`Send`].
 #[derive(Debug, Default)]
 pub(super) struct Post {
-    /// [`Waits`]: the kind in the two lowest bits.
+    /// [`Waits`]: the kind in the two lowest bits, 0 for none.
     waits: AtomicU32,
     /// What was malformed: its place in [`Malformed::ALL`], counted from one.
     malformed: AtomicU8,
@@ -80,18 +78,10 @@ impl Post {
     pub(super) fn waits(&self) -> Waits {
         let packed = self.waits.load(Ordering::Relaxed);
         match packed & 3 {
-            0 => Waits::First,
-            1 => Waits::Not,
+            0 | 1 => Waits::Not,
             2 => Waits::Head(packed >> 2),
             _ => Waits::Late,
         }
-    }
-
-    /// For a connection that no guard stands before.
-    pub(super) fn unguarded() -> Self {
-        let post = Self::default();
-        post.waits.store(1, Ordering::Relaxed);
-        post
     }
 
     /// The head has not come to its end in time.
@@ -188,7 +178,7 @@ impl<S> Guard<S> {
             free: 0,
             next: Next::Bytes,
             heads: 0,
-            noted: Waits::First,
+            noted: Waits::Not,
             late: 0,
             post,
             counts,
@@ -201,8 +191,7 @@ impl<S> Guard<S> {
         }
         self.noted = waits;
         let packed = match waits {
-            Waits::First => 0,
-            Waits::Not => 1,
+            Waits::Not => 0,
             Waits::Head(number) => number << 2 | 2,
             Waits::Late => 3,
         };
@@ -212,7 +201,7 @@ impl<S> Guard<S> {
     /// Says what the client is to send now, having sent nothing more.
     fn note_pending(&mut self) {
         match (self.framing.stage(self.held.len()), self.noted) {
-            (Stage::Between, Waits::First) | (Stage::Head, Waits::Head(_)) => {}
+            (Stage::Head, Waits::Head(_)) => {}
             (Stage::Head, _) => {
                 self.heads = self.heads.wrapping_add(1) & (u32::MAX >> 2);
                 self.note(Waits::Head(self.heads));
@@ -367,7 +356,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                     this.note(Waits::Not);
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, malformed)));
                 }
-                Next::End => return Poll::Ready(Ok(())),
+                Next::End => {
+                    // Whoever finds out the version first asks twice.
+                    this.next = Next::End;
+                    this.note(Waits::Not);
+                    return Poll::Ready(Ok(()));
+                }
                 // Nobody will wake this up: what happens next is an answer, and then the end.
                 Next::Nothing => return Poll::Pending,
             }

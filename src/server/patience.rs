@@ -20,7 +20,8 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// `head_timeout` is for a connection's first byte, and then for each head as a whole.
+    /// `head_timeout` is for each head as a whole, once it has begun. Clients open connections ahead of
+    /// their requests, so the first byte may take as long as a connection may idle.
     pub(super) fn new(post: Arc<Post>, timers: Timers, head_timeout: Duration) -> Self {
         Self { post, timers, head_timeout, current: None }
     }
@@ -38,7 +39,7 @@ impl Patience {
                 self.current = None;
                 return None;
             }
-            Waits::First | Waits::Head(_) => self.head_timeout,
+            Waits::Head(_) => self.head_timeout,
             Waits::Late => LATE,
         };
         if self.current.as_ref().is_none_or(|(known, _)| *known != waits) {

@@ -6,19 +6,16 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, ready};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,18 +25,23 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
+use super::answering::Answering;
 use super::arrival::{self, Arrival, Listener};
-use super::connection::{Activity, Busy, Connections, Drainable, Serving};
+use super::connection::{Activity, Busy, Connections, Drainable, Rules, Serving};
 use super::framing::Framing;
-use super::guard::{Guard, Post, Standing};
+use super::guard::{Guard, Standing};
+use super::opening::Opening;
 use super::patience::Patience;
+use super::places::{Places, Seated, turn_away};
 use super::tls::InboundCertificates;
 use crate::clock::Clock;
+use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::traffic::Tally;
 use crate::proxy::error;
 use crate::proxy::malformed::MalformedCounts;
+use crate::proxy::throttle::Throttle;
 use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names, Outbound, Proxy};
-use crate::settings::UpstreamSettings;
+use crate::settings::{ClientLimits, Http2Limits, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::identities::Identities;
 use crate::upstream::LocalExecutor;
@@ -49,9 +51,6 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// How often old upstream connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
-
-/// How long a TLS handshake with a client may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What hyper may buffer of one request before it is passed on, and of one answer before it is
 /// written. Measured: see the pool's.
@@ -76,10 +75,13 @@ pub(super) struct Blueprint {
     pub(super) limits: Limits,
     pub(super) names: Names,
     pub(super) admission: Arc<Admission>,
+    pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) links: Links,
     pub(super) inbound_tls: Option<InboundCertificates>,
     pub(super) h2c: bool,
     pub(super) client_idle_timeout: Duration,
+    pub(super) client_limits: ClientLimits,
+    pub(super) meters: Arc<Meters>,
     pub(super) request_head_timeout: Duration,
     pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
@@ -98,13 +100,14 @@ pub(super) struct Worker {
     proxy: Rc<Proxy>,
     timers: Timers,
     connections: Connections,
+    places: Places,
+    http2: Http2Limits,
     phase: watch::Receiver<Phase>,
     /// Asked once per answer, where a look at `phase` would be a lock that all workers share.
     is_draining: Cell<bool>,
     inbound_tls: Option<InboundCertificates>,
     admission: Arc<Admission>,
     h2c: bool,
-    client_idle_timeout: Duration,
     request_head_timeout: Duration,
     malformed: Arc<MalformedCounts>,
     drain_timeout: Duration,
@@ -132,6 +135,11 @@ impl Worker {
     fn new(blueprint: Blueprint, phase: watch::Receiver<Phase>) -> Self {
         let timers = Timers::new(blueprint.clock.clone());
         let tally = Arc::clone(&blueprint.audience.tally);
+        let ClientLimits { max_connections, handshake_timeout, pace, http2, .. } =
+            blueprint.client_limits;
+        let (idle_timeout, meters) = (blueprint.client_idle_timeout, blueprint.meters);
+        let places = Places::new(max_connections, Arc::clone(&meters));
+        let rules = Rules { idle_timeout, handshake_timeout, pace, meters };
         let proxy = Proxy::new(
             blueprint.identities,
             &blueprint.upstream,
@@ -140,19 +148,21 @@ impl Worker {
             blueprint.limits,
             blueprint.names,
             Arc::clone(&blueprint.admission),
+            blueprint.throttle,
             &blueprint.links,
             blueprint.audience,
         );
         Self {
             proxy: Rc::new(proxy),
+            connections: Connections::new(timers.clone(), rules),
             timers,
-            connections: Connections::default(),
+            places,
+            http2,
             phase,
             is_draining: Cell::new(false),
             inbound_tls: blueprint.inbound_tls,
             admission: blueprint.admission,
             h2c: blueprint.h2c,
-            client_idle_timeout: blueprint.client_idle_timeout,
             request_head_timeout: blueprint.request_head_timeout,
             malformed: blueprint.malformed,
             drain_timeout: blueprint.drain_timeout,
@@ -261,16 +271,23 @@ impl Worker {
     }
 
     fn take(self: &Rc<Self>, arrival: Arrival, entry: Entry) {
-        let (stream, peer) = match arrival {
-            Arrival::Tcp(stream, peer) => (stream, peer),
-            Arrival::Unix(stream) => {
-                let entry = arrival::from_socket(entry, &stream, &self.admission);
-                return self.talk(stream, entry);
+        let place = self.places.take();
+        let (stream, place, peer) = match (arrival, place) {
+            (Arrival::Tcp(stream, peer), Some(place)) => (stream, place, peer),
+            (Arrival::Tcp(stream, _), None) => {
+                return turn_away(stream, self.inbound_tls.is_none());
             }
+            (Arrival::Unix(stream), Some(place)) => {
+                let entry = arrival::from_socket(entry, &stream, &self.admission);
+                return self.talk(Seated::new(stream, place), entry);
+            }
+            (Arrival::Unix(_), None) => return,
         };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
+        let entry = Entry { peer: Some(peer), ..entry };
+        let stream = Seated::new(stream, place);
         match &self.inbound_tls {
             None => {
                 let entry = arrival::from_address(entry, peer, &self.admission);
@@ -303,11 +320,12 @@ impl Worker {
     async fn shake_hands(
         self: Rc<Self>,
         tls: TlsAcceptor,
-        stream: TcpStream,
+        stream: Seated<TcpStream>,
         peer: SocketAddr,
         entry: Entry,
     ) {
-        match self.timers.within(HANDSHAKE, tls.accept(stream)).await {
+        let Rules { handshake_timeout, meters, .. } = self.connections.rules();
+        match self.timers.within(*handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(io)) => {
                 let tls = io.get_ref().1;
                 let entry = arrival::from_tls(entry, peer, tls, &self.admission);
@@ -318,33 +336,56 @@ impl Worker {
                 }
             }
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
-            Err(error) => tracing::debug!(%error, %peer, "TLS handshake took too long"),
+            Err(error) => {
+                meters.count(Limit::Handshake);
+                tracing::debug!(%error, %peer, "TLS handshake took too long");
+            }
         }
     }
 
     fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let (io, activity) = self.guarded(io, Framing::http1());
         let service = self.service(&activity, entry);
-        let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service);
-        self.serving(Box::pin(connection.with_upgrades()), activity)
+        let mut builder = http1::Builder::new();
+        let connection = builder.max_buf_size(BUFFER).serve_connection(io, service);
+        self.serving(Box::pin(connection.with_upgrades()), activity, None)
     }
 
     fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Activity::new(&self.tally, Arc::new(Post::unguarded()));
+        let activity = Activity::new(&self.tally, Arc::default());
         let service = self.service(&activity, entry);
-        let io = TokioIo::new(io);
-        let connection = http2::Builder::new(LocalExecutor).serve_connection(io, service);
-        self.serving(Box::pin(connection), activity)
+        let (opening, io) = Opening::of(io);
+        let limits = self.http2;
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(limits.max_header_bytes)
+            .max_pending_accept_reset_streams(limits.max_pending_resets)
+            .max_local_error_reset_streams(limits.max_error_resets)
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout);
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        self.serving(Box::pin(connection), activity, Some(opening))
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
     fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
         let (io, activity) = self.guarded(io, Framing::either());
         let service = self.service(&activity, entry);
-        let mut builder = auto::Builder::new(LocalExecutor);
+        let (limits, mut builder) = (self.http2, auto::Builder::new(LocalExecutor));
         builder.http1().max_buf_size(BUFFER);
-        let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
-        self.serving(Box::pin(connection), activity)
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(limits.max_header_bytes)
+            .max_pending_accept_reset_streams(limits.max_pending_resets)
+            .max_local_error_reset_streams(limits.max_error_resets)
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout);
+        let connection = builder.serve_connection_with_upgrades(io, service);
+        self.serving(Box::pin(connection.into_owned()), activity, None)
     }
 
     fn guarded<I>(&self, io: I, framing: Framing) -> (TokioIo<Guard<I>>, Rc<Activity>) {
@@ -353,12 +394,16 @@ impl Worker {
         (TokioIo::new(guard), Activity::new(&self.tally, post))
     }
 
-    fn serving<C: Drainable>(&self, connection: Pin<Box<C>>, activity: Rc<Activity>) -> Serving<C> {
-        let connections = self.connections.clone();
-        let idle = self.timers.deadline(self.client_idle_timeout);
+    fn serving<C: Drainable>(
+        &self,
+        connection: Pin<Box<C>>,
+        activity: Rc<Activity>,
+        opening: Option<Opening>,
+    ) -> Serving<C> {
+        let opening = opening.map(Box::new);
         let post = Arc::clone(activity.post());
         let patience = Patience::new(post, self.timers.clone(), self.request_head_timeout);
-        Serving::new(connection, activity, connections, idle, self.client_idle_timeout, patience)
+        Serving::new(connection, activity, opening, patience, self.connections.clone())
     }
 
     fn service(
@@ -377,7 +422,7 @@ impl Worker {
             let (version, standing) = (request.version(), busy.post().standing(&request));
             let answer = match standing {
                 Standing::Substitute(malformed) => {
-                    Either::Left(ready(worker.proxy.refuse(&mut request, malformed)))
+                    Either::Left(ready(worker.proxy.refuse(&mut request, entry, malformed)))
                 }
                 _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
             };
@@ -404,36 +449,10 @@ impl Worker {
         } else if version < Version::HTTP_2 && is_last {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer.map(|content| Answering { content, _busy: busy })
+        answer.map(|content| Answering::new(content, busy))
     }
 }
 
 /// A client's stream of bytes.
 trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
-
-/// An answer on its way; the connection is busy until it is dropped.
-pub(super) struct Answering {
-    content: Outbound,
-    _busy: Busy,
-}
-
-impl Body for Answering {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        Pin::new(&mut self.content).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
-    }
-}

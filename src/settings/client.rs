@@ -5,11 +5,12 @@
 //! for somebody else.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use super::identity::check_name;
 use super::policy::policy;
-use super::resolve::non_empty;
+use super::resolve::{non_empty, within};
 use super::{
     Bound, ClientSettings, IdentitySettings, InboundTls, Network, PeerSettings, SettingsError,
     SubjectName, Warning,
@@ -73,6 +74,8 @@ fn client(
     if keys.is_empty() && peers == PeerSettings::default() {
         return Err(SettingsError::Unknowable);
     }
+    let priority = config.priority.unwrap_or(NonZeroU32::MIN);
+    within("priority", &priority.get(), &1, &1000, ToString::to_string)?;
     let ClientConfig { preset, allow, deny, .. } = config;
     let written = PolicyConfig { preset, allow, deny };
     Ok(ClientSettings {
@@ -83,6 +86,7 @@ fn client(
         client_id: non_empty("client_id", config.client_id)?,
         rewrite_links: config.rewrite_links.unwrap_or(true),
         policy: policy(written, &format!("client {name:?}"), warnings)?,
+        priority,
     })
 }
 

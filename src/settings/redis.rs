@@ -31,6 +31,26 @@ pub struct RedisSettings {
     pub wait_replicas: u32,
 }
 
+impl RedisSettings {
+    /// Whether a connection by these is one by the others too.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { topology, hosts, tls, login, database, address, ca_pem, prefix, wait_replicas } =
+            self;
+        topology.is_same(&other.topology)
+            && login.is_same(&other.login)
+            && (hosts, tls, database) == (&other.hosts, &other.tls, &other.database)
+            && (address, ca_pem, prefix) == (&other.address, &other.ca_pem, &other.prefix)
+            && *wait_replicas == other.wait_replicas
+    }
+}
+
+impl RedisLogin {
+    fn is_same(&self, other: &Self) -> bool {
+        let [ours, theirs] = [self, other].map(|it| it.password.as_ref().map(Secret::expose));
+        self.username == other.username && ours == theirs
+    }
+}
+
 /// What stands at the hosts of a [`RedisSettings`].
 #[derive(Clone, Debug)]
 pub enum RedisTopology {
@@ -57,6 +77,17 @@ pub struct RedisLogin {
 }
 
 impl RedisTopology {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::One, Self::One) | (Self::Cluster, Self::Cluster) => true,
+            (
+                Self::Sentinels { primary, login },
+                Self::Sentinels { primary: theirs, login: their_login },
+            ) => primary == theirs && login.is_same(their_login),
+            _ => false,
+        }
+    }
+
     /// What a URL of it begins with, but for TLS.
     pub const fn scheme(&self) -> &'static str {
         match self {

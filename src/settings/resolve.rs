@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,14 @@ use super::client::{Surroundings, clients};
 use super::facade::facade;
 use super::host::hosts;
 use super::identity::{self, Endpoints, applications, identities};
+use super::limits::{count, limits};
 use super::policy::policy;
 use super::socket::{self, Access};
 use super::trace::trace;
 use super::{
-    HostNames, IdentitySettings, LogFormat, LogSettings, Origin, Place, ProxySettings,
-    RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings, UpstreamSettings,
-    UrlProblem, Warning, tls,
+    AuditSettings, HostNames, IdentitySettings, LogFormat, LogSettings, Origin, PacingSettings,
+    Place, ProxySettings, RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings,
+    ThrottleSettings, UpstreamSettings, UrlProblem, Warning, tls,
 };
 use crate::config::{Config, IdentityConfig, LogConfig, ProxyConfig, StoreConfig, UpstreamConfig};
 use crate::mark::{Mark, Marked};
@@ -89,6 +90,8 @@ pub(super) fn settings(
     let files = files_of(&upstream, sources.files());
     let world_readable = sources.into_world_readable().into_iter();
     warnings.extend(world_readable.map(|path| Warning::WorldReadable { path }));
+    let audit = file("audit.file", config.audit.file, directory)?;
+    let audit = audit.map(|file| AuditSettings { file });
     let log = log(config.log)?;
     let trace = trace(config.trace)?;
     let applications = applications.into_values().collect();
@@ -102,6 +105,7 @@ pub(super) fn settings(
         facade,
         store,
         admin,
+        audit,
         log,
         trace,
         files,
@@ -150,6 +154,8 @@ fn proxy(
     directory: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<ProxySettings, SettingsError> {
+    let throttle = throttle(&config)?;
+    let limits = limits(&config)?;
     let usual = || vec![Place::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))];
     let places = config.listen.unwrap_or_else(usual);
     let listen: Vec<_> = places.iter().filter_map(Place::address).collect();
@@ -172,6 +178,7 @@ fn proxy(
     let most = NonZeroUsize::new(1024).expect("it is not zero");
     within("proxy.workers", &workers, &NonZeroUsize::MIN, &most, ToString::to_string)?;
     Ok(ProxySettings {
+        limits,
         tls,
         listen,
         sockets,
@@ -204,6 +211,8 @@ fn proxy(
         )?,
         reload_on_change: config.reload_on_change.unwrap_or(true),
         drain_timeout: time("proxy.drain_timeout", config.drain_timeout, 30 * SECOND, HOUR)?,
+        core_dumps: config.core_dumps.unwrap_or(false),
+        throttle,
     })
 }
 
@@ -224,6 +233,20 @@ fn host_names(
 fn cors_origins(written: Vec<String>) -> Result<Vec<Origin>, SettingsError> {
     let origin = |text: String| Origin::parse(&text).map_err(|_| SettingsError::CorsOrigin);
     written.into_iter().map(origin).collect()
+}
+
+fn throttle(config: &ProxyConfig) -> Result<Option<ThrottleSettings>, SettingsError> {
+    let paces = config.pacing.unwrap_or(false);
+    let max_wait = time("proxy.max_wait", config.max_wait, 10 * SECOND, 10 * MINUTE)?;
+    let max_queue = config.max_queue.map_or(1000, NonZeroU32::get);
+    within("proxy.max_queue", &max_queue, &1, &100_000, ToString::to_string)?;
+    if !config.throttle.unwrap_or(true) {
+        let (key, with) = ("proxy.pacing", "proxy.throttle = true");
+        return if paces { Err(SettingsError::UselessWithout { key, with }) } else { Ok(None) };
+    }
+    let max_queue = usize::try_from(max_queue).unwrap_or(usize::MAX);
+    let pacing = paces.then_some(PacingSettings { max_wait, max_queue });
+    Ok(Some(ThrottleSettings { pacing }))
 }
 
 /// Whom the listeners let in.
@@ -313,6 +336,7 @@ fn upstream(
     let (certificate, key) = (config.client_certificate_file, config.client_key_file);
     let connect = config.connect_timeout;
     let response = config.response_timeout;
+    let connections = config.max_connections.map(u32::from);
     Ok(UpstreamSettings {
         origin,
         hosts: Vec::new(),
@@ -324,6 +348,8 @@ fn upstream(
         connect_timeout: time("upstream.connect_timeout", connect, 5 * SECOND, 5 * MINUTE)?,
         response_timeout: time("upstream.response_timeout", response, MINUTE, HOUR)?,
         idle_timeout: time("upstream.idle_timeout", config.idle_timeout, 50 * SECOND, HOUR)?,
+        stall_timeout: time("upstream.stall_timeout", config.stall_timeout, 5 * MINUTE, HOUR)?,
+        max_connections: count(("upstream.max_connections", connections), 1000, 100_000)?,
     })
 }
 
@@ -448,7 +474,7 @@ pub(super) fn non_empty(
     }
 }
 
-fn time(
+pub(super) fn time(
     key: &'static str,
     value: Option<Duration>,
     default: Duration,
@@ -494,6 +520,6 @@ fn available_cores() -> NonZeroUsize {
 }
 
 const RINGCENTRAL: &str = "https://platform.ringcentral.com";
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);

@@ -17,6 +17,7 @@ use tracing::warn;
 use self::connect::Link;
 pub use self::examine::Examined;
 use self::lease::Leased;
+use self::subscription::Subject;
 use super::seal::Seal;
 use super::{
     Change, Enrolment, Entry, Lease, Outline, StoreError, StoreFuture, Stored, Surveyed,
@@ -32,6 +33,7 @@ mod connect;
 mod examine;
 mod fault;
 mod lease;
+pub mod limits;
 mod scripts;
 mod subscription;
 
@@ -269,7 +271,9 @@ impl TokenStore for RedisStore {
     fn changes(&self) -> UnboundedReceiver<Change> {
         let (tell, changes) = unbounded_channel();
         let (link, address, channel) = (self.link.clone(), self.address.clone(), self.channel());
-        tokio::spawn(subscription::follow(link, address, channel, tell));
+        let (read, anew) = (subscription::change, Change::Anything);
+        let subject = Subject { channel, what: "changes", read, anew };
+        tokio::spawn(subscription::follow(link, address, subject, false, tell));
         changes
     }
 

@@ -16,9 +16,11 @@ use tracing::{debug, info, warn};
 
 use super::budget::SET_BACK;
 use super::keeper::Keeper;
-use super::keeper::driver::{Driver, Surroundings};
+use super::keeper::driver::{Auditor, Driver, Surroundings};
 use super::lifecycle::keep_alive_due;
+use super::names::{IdentityNumber, Names};
 use super::queue::Queue;
+use crate::audit::AuditLog;
 use crate::clock::{Clock, Timestamp};
 use crate::oauth::endpoint::TokenEndpoint;
 use crate::secret::SecretKey;
@@ -27,13 +29,21 @@ use crate::store::{Change, Enrolment, StoreError, Surveyed, TokenStore};
 use crate::telemetry::chain;
 
 /// Which identity, as an index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IdentityId(u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdentityId {
+    index: u32,
+    number: IdentityNumber,
+}
 
 impl IdentityId {
     /// The position in the configuration, from 0.
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.index as usize
+    }
+
+    /// The same for this name in a successor.
+    pub const fn number(self) -> IdentityNumber {
+        self.number
     }
 }
 
@@ -42,6 +52,7 @@ impl IdentityId {
 pub struct Identities {
     keepers: boxcar::Vec<Arc<Keeper>>,
     names: RwLock<HashMap<String, IdentityId>>,
+    heard: Arc<Names>,
     configured: usize,
     /// Where none is configured: those that were added, and the only one of them.
     added: std::sync::Mutex<BTreeSet<String>>,
@@ -56,6 +67,7 @@ pub struct Identities {
     hired: Mutex<UnboundedReceiver<IdentityId>>,
     /// Strangers are looked up a few at a time.
     lookups: Semaphore,
+    audit: Auditor,
 }
 
 impl fmt::Debug for Identities {
@@ -72,7 +84,18 @@ impl Identities {
         endpoint: TokenEndpoint,
         clock: Clock,
     ) -> Self {
-        let all = Self::on_demand(settings, store, endpoint, clock);
+        Self::by(Arc::default(), settings, store, endpoint, clock)
+    }
+
+    /// The same, with the numbers of these names.
+    pub fn by(
+        heard: Arc<Names>,
+        settings: &[Arc<IdentitySettings>],
+        store: Arc<dyn TokenStore>,
+        endpoint: TokenEndpoint,
+        clock: Clock,
+    ) -> Self {
+        let all = Self::idle(heard, settings, store, endpoint, clock);
         all.iter().for_each(|(_, keeper)| keeper.hire());
         all
     }
@@ -84,10 +107,21 @@ impl Identities {
         endpoint: TokenEndpoint,
         clock: Clock,
     ) -> Self {
+        Self::idle(Arc::default(), settings, store, endpoint, clock)
+    }
+
+    fn idle(
+        heard: Arc<Names>,
+        settings: &[Arc<IdentitySettings>],
+        store: Arc<dyn TokenStore>,
+        endpoint: TokenEndpoint,
+        clock: Clock,
+    ) -> Self {
         let (agency, hired) = unbounded_channel();
         let mut all = Self {
             keepers: boxcar::Vec::new(),
             names: RwLock::default(),
+            heard,
             configured: 0,
             added: std::sync::Mutex::default(),
             sole: AtomicU32::new(NOBODY),
@@ -99,6 +133,7 @@ impl Identities {
             agency,
             hired: Mutex::new(hired),
             lookups: Semaphore::new(PARALLEL_LOOKUPS),
+            audit: Auditor { log: AuditLog::off(), command: "serve" },
         };
         for identity in settings {
             all.open_queue(&identity.application);
@@ -114,6 +149,13 @@ impl Identities {
         for application in applications {
             self.open_queue(application);
         }
+        self
+    }
+
+    /// What becomes of sessions is noted there, as done by `command`.
+    #[must_use]
+    pub fn audited(mut self, log: &AuditLog, command: &'static str) -> Self {
+        self.audit = Auditor { log: log.clone(), command };
         self
     }
 
@@ -138,8 +180,10 @@ impl Identities {
     /// The identity, if exactly one is configured, or none is and exactly one was added.
     pub fn only(&self) -> Option<IdentityId> {
         match self.configured {
-            0 => Some(self.sole.load(Ordering::Acquire)).filter(|id| *id != NOBODY).map(IdentityId),
-            1 => Some(IdentityId(0)),
+            0 => Some(self.sole.load(Ordering::Acquire))
+                .filter(|index| *index != NOBODY)
+                .map(|index| self.keepers[index as usize].id()),
+            1 => Some(self.keepers[0].id()),
             _ => None,
         }
     }
@@ -151,7 +195,7 @@ impl Identities {
 
     /// All that are known here: those of the configuration, in its order, then the others.
     pub fn iter(&self) -> impl Iterator<Item = (IdentityId, &Keeper)> {
-        (0..).map(IdentityId).zip(self.keepers.iter().map(|(_, keeper)| &**keeper))
+        self.keepers.iter().map(|(_, keeper)| (keeper.id(), &**keeper))
     }
 
     /// Those of the configuration, in its order.
@@ -168,6 +212,11 @@ impl Identities {
     /// The applications whose identities these are.
     pub fn applications(&self) -> &[Arc<ApplicationSettings>] {
         &self.applications
+    }
+
+    /// The numbers of their names.
+    pub const fn names(&self) -> &Arc<Names> {
+        &self.heard
     }
 
     /// Where the sessions are kept.
@@ -261,7 +310,9 @@ impl Identities {
 
     fn add(&self, settings: Arc<IdentitySettings>) -> IdentityId {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let new = |index| IdentityId(u32::try_from(index).expect("memory ends before"));
+        let number = self.heard.enter(&settings.name);
+        let new =
+            |index| IdentityId { index: u32::try_from(index).expect("memory ends before"), number };
         *names.entry(settings.name.clone()).or_insert_with(|| {
             new(self.keepers.push_with(|index| {
                 let (clock, agency) = (self.clock.clone(), self.agency.clone());
@@ -300,6 +351,7 @@ impl Identities {
             endpoint: self.endpoint.clone(),
             queue: Arc::clone(&self.queues[keeper.client_id()]),
             clock: self.clock.clone(),
+            audit: self.audit.clone(),
             ending: ending.clone(),
         }
     }
@@ -367,7 +419,7 @@ impl Identities {
             Some(name) => self.discover(&name).await.ok().flatten(),
             None => None,
         };
-        self.sole.store(sole.map_or(NOBODY, |id| id.0), Ordering::Release);
+        self.sole.store(sole.map_or(NOBODY, |id| id.index), Ordering::Release);
     }
 
     /// Drops the name of an identity that another process has removed or added anew.

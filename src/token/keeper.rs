@@ -154,6 +154,11 @@ impl Keeper {
         Self { settings, clock, slot, particulars, view, signals, renewals, post }
     }
 
+    /// Which identity.
+    pub const fn id(&self) -> IdentityId {
+        self.post.id
+    }
+
     /// The identity's name.
     pub fn name(&self) -> &str {
         &self.settings.name

@@ -57,6 +57,14 @@ pub enum ConnectError {
         /// `upstream.connect_timeout`.
         limit: Duration,
     },
+    /// All that there may be were in use all the time.
+    #[error("all connections to {origin} (upstream.max_connections) were in use for {} s", limit.as_secs())]
+    NoneFree {
+        /// Where the connections lead.
+        origin: String,
+        /// `upstream.connect_timeout`.
+        limit: Duration,
+    },
 }
 
 /// A connection that nobody has spoken HTTP on yet.

@@ -4,13 +4,13 @@
 //! been read to its end; the freshest is taken first, so that the others can grow old and go. An
 //! HTTP/2 connection is shared.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,10 +21,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::task::spawn_local;
 
+use super::Rules;
 use super::connect::{ConnectError, Connection, Connector, Io};
+use super::places::{Place, Places};
 use crate::clock::Timestamp;
+use crate::metrics::limits::Limit;
 use crate::metrics::traffic::Tally;
 use crate::timers::Timers;
+use crate::timers::stall::{Pace, Watch};
 
 /// What hyper may buffer of an answer before its reader takes it; also the most that one read asks
 /// for. Measured: 256 KiB instead of 64 saves a third of the CPU per MiB.
@@ -44,8 +48,8 @@ pub enum Choice {
 pub struct Pool<B> {
     connector: Connector,
     timers: Timers,
-    idle_timeout: Duration,
-    tally: Arc<Tally>,
+    rules: Rules,
+    places: Places,
     idle: RefCell<Vec<Idle<B>>>,
     shared: RefCell<Option<http2::SendRequest<B>>>,
     /// Held while a connection is opened that may turn out to be one for all.
@@ -62,17 +66,12 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn new(
-        connector: Connector,
-        timers: Timers,
-        idle_timeout: Duration,
-        tally: Arc<Tally>,
-    ) -> Self {
+    pub(super) fn new(connector: Connector, timers: Timers, rules: Rules) -> Self {
         Self {
             connector,
             timers,
-            idle_timeout,
-            tally,
+            places: Places::new(rules.max_connections),
+            rules,
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
@@ -84,7 +83,18 @@ where
         if let Some(kept) = self.kept(choice) {
             return Ok(kept);
         }
-        self.open(choice).await
+        let (limit, has_place) = (self.connector.timeout, Cell::new(false));
+        // Boxed: rare, and its state is ten times that of the rest of a request.
+        let opened = Box::pin(self.open(choice, &has_place));
+        let late = |_| {
+            let origin = self.connector.name();
+            if has_place.get() {
+                return ConnectError::Timeout { origin, limit };
+            }
+            self.rules.meters.count(Limit::UpstreamConnections);
+            ConnectError::NoneFree { origin, limit }
+        };
+        self.timers.within(limit, opened).await.map_err(late)?
     }
 
     /// A kept connection that is ready for a request.
@@ -99,11 +109,15 @@ where
         // or it still carries an upload that nobody reads: not worth waiting for.
         let mut idle = self.idle.borrow_mut();
         let freshest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        self.tally.idle.sub(1);
+        self.rules.tally.idle.sub(1);
         Some(Sender::H1 { sender: idle.remove(freshest).sender, reused: true })
     }
 
-    async fn open(&self, choice: Choice) -> Result<Sender<B>, ConnectError> {
+    async fn open(
+        &self,
+        choice: Choice,
+        has_place: &Cell<bool>,
+    ) -> Result<Sender<B>, ConnectError> {
         let _one_at_a_time = if self.connector.may_be_h2() {
             let opening = self.opening.lock().await;
             if let Some(kept) = self.kept(choice) {
@@ -113,32 +127,46 @@ where
         } else {
             None
         };
-        let limit = self.connector.timeout;
-        // Boxed: rare, and its state is ten times that of the rest of a request.
-        let opened = self.timers.within(limit, Box::pin(self.connect())).await;
-        opened.map_err(|_| ConnectError::Timeout { origin: self.connector.name(), limit })?
-    }
-
-    async fn connect(&self) -> Result<Sender<B>, ConnectError> {
+        let place = loop {
+            if let Some(place) = self.places.take() {
+                break place;
+            }
+            // Of those that are there, none was ready at once.
+            match self.spare() {
+                Some(mut sender) if choice == Choice::Any => {
+                    if sender.ready().await.is_ok() {
+                        return Ok(Sender::H1 { sender, reused: true });
+                    }
+                }
+                // Dropped, it makes room for a new one.
+                Some(_) | None => self.places.changed().await,
+            }
+        };
+        has_place.set(true);
         match self.connector.connect().await? {
-            Connection::Plain(io) => self.handshake_h1(io).await,
-            Connection::Tls { io, h2: false } => self.handshake_h1(io).await,
-            Connection::Tls { io, h2: true } => self.handshake_h2(io).await,
+            Connection::Plain(io) => self.handshake_h1(io, place).await,
+            Connection::Tls { io, h2: false } => self.handshake_h1(io, place).await,
+            Connection::Tls { io, h2: true } => self.handshake_h2(io, place).await,
         }
     }
 
-    async fn handshake_h1(&self, io: impl Io) -> Result<Sender<B>, ConnectError> {
+    /// The freshest of those that are kept.
+    fn spare(&self) -> Option<http1::SendRequest<B>> {
+        self.idle.borrow_mut().pop().map(|idle| idle.sender)
+    }
+
+    async fn handshake_h1(&self, io: impl Io, place: Place) -> Result<Sender<B>, ConnectError> {
         let mut builder = http1::Builder::new();
         let handshake = builder.max_buf_size(READ_BUFFER).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
-        spawn_local(ended(connection, Arc::clone(&self.tally)));
+        spawn_local(ended(connection, place, Arc::clone(&self.rules.tally)));
         Ok(Sender::H1 { sender, reused: false })
     }
 
-    async fn handshake_h2(&self, io: impl Io) -> Result<Sender<B>, ConnectError> {
+    async fn handshake_h2(&self, io: impl Io, place: Place) -> Result<Sender<B>, ConnectError> {
         let handshake = http2::Builder::new(LocalExecutor).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
-        spawn_local(ended(connection, Arc::clone(&self.tally)));
+        spawn_local(ended(connection, place, Arc::clone(&self.rules.tally)));
         self.shared.replace(Some(sender.clone()));
         Ok(Sender::H2 { sender, reused: false })
     }
@@ -149,18 +177,19 @@ where
 
     fn put_back(&self, sender: http1::SendRequest<B>) {
         if !sender.is_closed() {
-            self.tally.idle.add(1);
+            self.rules.tally.idle.add(1);
             self.idle.borrow_mut().push(Idle { sender, since: self.timers.now() });
+            self.places.note();
         }
     }
 
     /// Drops what has idled too long, and what the other side has closed.
     pub(super) fn sweep(&self) {
-        let oldest = self.timers.now() - self.idle_timeout;
+        let oldest = self.timers.now() - self.rules.idle_timeout;
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
         idle.retain(|idle| idle.since > oldest && !idle.sender.is_closed());
-        self.tally.idle.sub((before - idle.len()) as u64);
+        self.rules.tally.idle.sub((before - idle.len()) as u64);
     }
 }
 
@@ -171,7 +200,11 @@ impl<B> fmt::Debug for Pool<B> {
 }
 
 /// Drives a connection. Its errors reach whoever waits for an answer on it.
-async fn ended(connection: impl Future<Output = hyper::Result<()>>, tally: Arc<Tally>) {
+async fn ended(
+    connection: impl Future<Output = hyper::Result<()>>,
+    place: Place,
+    tally: Arc<Tally>,
+) {
     tally.opened.add(1);
     tally.open.add(1);
     let ended = connection.await;
@@ -179,6 +212,7 @@ async fn ended(connection: impl Future<Output = hyper::Result<()>>, tally: Arc<T
     if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
     }
+    drop(place);
 }
 
 /// A connection taken out for one exchange.
@@ -224,15 +258,14 @@ where
                 *request.version_mut() = Version::HTTP_11;
                 let (answer, pool) = (sender.try_send_request(request), Rc::clone(pool));
                 Either::Left(async move {
-                    let lease = Some(Lease { sender, pool });
-                    Ok(answer.await?.map(|incoming| Content::new(incoming, lease)))
+                    Ok(answer.await?.map(|incoming| Content::new(incoming, Some(sender), pool)))
                 })
             }
             Self::H2 { mut sender, .. } => {
                 address(&mut request, pool.connector.origin());
-                let answer = sender.try_send_request(request);
+                let (answer, pool) = (sender.try_send_request(request), Rc::clone(pool));
                 Either::Right(async move {
-                    Ok(answer.await?.map(|incoming| Content::new(incoming, None)))
+                    Ok(answer.await?.map(|incoming| Content::new(incoming, None, pool)))
                 })
             }
         }
@@ -257,12 +290,23 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     incoming: Incoming,
-    lease: Option<Lease<B>>,
+    /// To be put back.
+    sender: Option<http1::SendRequest<B>>,
+    pool: Rc<Pool<B>>,
+    /// Bytes that have come.
+    passed: u64,
+    watch: Watch,
 }
 
-struct Lease<B> {
-    sender: http1::SendRequest<B>,
-    pool: Rc<Pool<B>>,
+/// Why an answer that had begun did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The connection ended.
+    #[error("the connection broke in the middle of an answer")]
+    Broken(#[source] hyper::Error),
+    /// Nothing more came.
+    #[error("nothing came of an answer for {} s (upstream.stall_timeout)", .0.as_secs())]
+    Stalled(Duration),
 }
 
 impl<B> Content<B>
@@ -270,8 +314,9 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn new(incoming: Incoming, lease: Option<Lease<B>>) -> Self {
-        let mut content = Self { incoming, lease };
+    fn new(incoming: Incoming, sender: Option<http1::SendRequest<B>>, pool: Rc<Pool<B>>) -> Self {
+        let (passed, watch) = (0, Watch::default());
+        let mut content = Self { incoming, sender, pool, passed, watch };
         content.release_at_end();
         content
     }
@@ -283,9 +328,23 @@ where
     }
 
     fn release(&mut self) {
-        if let Some(Lease { sender, pool }) = self.lease.take() {
-            pool.put_back(sender);
+        if let Some(sender) = self.sender.take() {
+            self.pool.put_back(sender);
         }
+    }
+
+    /// It has to wait: not for ever.
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<AnswerError> {
+        let Rules { stall_timeout: timeout, meters, .. } = &self.pool.rules;
+        let pace = Pace { timeout: *timeout, bytes: 1 };
+        self.watch.poll(&self.pool.timers, pace, self.passed, cx).map(|()| {
+            meters.count(Limit::UpstreamStall);
+            tracing::warn!(
+                origin = self.pool.connector.name(),
+                "an answer stands still: it is cut off"
+            );
+            AnswerError::Stalled(*timeout)
+        })
     }
 }
 
@@ -295,19 +354,25 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        match &frame {
-            Poll::Ready(None) => self.release(),
-            Poll::Ready(Some(Ok(_))) => self.release_at_end(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
-        }
-        frame
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        Poll::Ready(match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => Some(Err(ready!(self.wait(cx)))),
+            Poll::Ready(None) => {
+                self.release();
+                None
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.passed += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.release_at_end();
+                Some(Ok(frame))
+            }
+            Poll::Ready(Some(Err(error))) => Some(Err(AnswerError::Broken(error))),
+        })
     }
 
     fn is_end_stream(&self) -> bool {

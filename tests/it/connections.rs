@@ -6,7 +6,7 @@ use ringbearer::sandbox::{Fault, FaultKind, Place, Rules};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use crate::support::{ECHO, Environment, START, Wishes};
+use crate::support::{ECHO, Environment, LONG_IDLE, START, Wishes};
 use crate::wire::{Wire, get};
 
 const SMS: &str = "/restapi/v1.0/account/~/extension/~/sms";
@@ -266,7 +266,12 @@ async fn an_upstream_that_never_answers_is_given_up() {
 
 #[tokio::test]
 async fn an_upload_that_is_slow_but_progresses_is_not_given_up() {
-    let (environment, upstream) = scripted(r#"response_timeout = "30s""#).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream_url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    let (upstream, proxy) = ("response_timeout = \"30s\"", "client_stall_bytes = \"1B\"");
+    let (upstream, proxy) = (upstream.into(), format!("{LONG_IDLE}{proxy}"));
+    let wishes = Wishes { proxy, upstream, upstream_url, ..Wishes::default() };
+    let (environment, upstream) = (Environment::with(wishes).await, listener);
     let mut client = Wire::open(environment.address()).await;
     client.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").await;
     let mut wire = Wire::over(upstream.accept().await.unwrap().0);

@@ -30,9 +30,12 @@ struct Report {
 impl Patient {
     fn new(upstream: &str, lines: &str) -> Self {
         let files = TempDir::new().unwrap();
+        // The usual port may be another test's.
+        let usual =
+            if lines.contains("[proxy]") { "" } else { "[proxy]\nlisten = '127.0.0.1:0'\n" };
         let text = format!(
             "[application.crm]\nclient_id = 'sandbox-client'\nclient_secret = 'sandbox-secret'\n\
-             [identity.sales]\njwt = {{ file = 'jwt' }}\n[upstream]\nurl = '{upstream}'\n{lines}\n"
+             [identity.sales]\njwt = {{ file = 'jwt' }}\n[upstream]\nurl = '{upstream}'\n{lines}\n{usual}"
         );
         let patient = Self { files };
         patient.write("proxy.toml", &text);

@@ -22,14 +22,14 @@ use crate::support::{ECHO, Environment, Wishes};
 use crate::wire::{Wire, get};
 
 /// A certificate for `localhost` and its key, as files.
-struct Certificate {
+pub(crate) struct Certificate {
     _files: TempDir,
     chain: PathBuf,
     key: PathBuf,
 }
 
 impl Certificate {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let files = TempDir::new().unwrap();
         let (chain, key) = (files.path().join("chain.pem"), files.path().join("key.pem"));
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -38,12 +38,18 @@ impl Certificate {
         Self { _files: files, chain, key }
     }
 
+    /// `[proxy.tls]` with it.
+    pub(crate) fn table(&self) -> String {
+        let (chain, key) = (self.chain.display(), self.key.display());
+        format!("[proxy.tls]\ncertificate_file = \"{chain}\"\nkey_file = \"{key}\"")
+    }
+
     fn chain(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(&self.chain).unwrap()
     }
 
     /// TLS towards the proxy, with an offer of `alpn`.
-    async fn connect(
+    pub(crate) async fn connect(
         &self,
         address: SocketAddr,
         alpn: &str,
@@ -94,11 +100,7 @@ async fn ask(h2: &mut H2, method: &str, url: String, content: &str) -> (u16, ser
 #[tokio::test]
 async fn a_client_gets_http2_or_http1_over_tls_as_it_asks() {
     let certificate = Certificate::make();
-    let proxy = format!(
-        "[proxy.tls]\ncertificate_file = \"{}\"\nkey_file = \"{}\"",
-        certificate.chain.display(),
-        certificate.key.display()
-    );
+    let proxy = certificate.table();
     let environment = Environment::with(Wishes { proxy, ..Wishes::default() }).await;
     let io = certificate.connect(environment.address(), "h2").await;
     assert_eq!(io.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));

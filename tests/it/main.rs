@@ -2,9 +2,11 @@
 
 mod admin;
 mod attacks;
+mod audit;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod authority;
 mod browsers;
+mod canary;
 mod chromium;
 mod clients;
 #[cfg(feature = "otlp")]
@@ -16,15 +18,20 @@ mod crash;
 mod detour;
 mod doctor;
 mod drain;
+mod dumps;
 mod exposition;
 mod facade;
 mod fallback;
 mod fidelity;
 mod fleet;
+mod floods;
 mod foreign;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod forwarder;
+#[allow(dead_code, reason = "each subject uses its part")]
+mod frames;
 mod framing;
+mod fuzzed;
 mod guard;
 mod herd;
 mod hosts;
@@ -32,6 +39,7 @@ mod http2;
 mod identities;
 mod inbound_tls;
 mod lifecycle_errors;
+mod limits;
 mod links;
 mod login;
 mod login_site;
@@ -53,6 +61,7 @@ mod program;
 mod random_requests;
 mod raw;
 mod readme;
+mod redirects;
 mod redis;
 mod redis_cluster;
 mod redis_failover;
@@ -73,6 +82,7 @@ mod sandbox_support;
 mod sandbox_wire;
 mod script;
 mod selection;
+mod slow;
 mod status;
 mod status_page;
 mod stopped;
@@ -82,11 +92,16 @@ mod supervised;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod tap;
+mod threats;
+mod throttle;
+mod throttle_reload;
+mod throttle_shared;
 mod token_errors;
 mod tokens;
 #[allow(dead_code, reason = "whoever collects traces uses the rest")]
 mod traces;
 mod transfer;
 mod unix_sockets;
+mod uploads;
 #[allow(dead_code, reason = "each subject uses its part")]
 mod wire;

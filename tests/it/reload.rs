@@ -107,6 +107,11 @@ impl Site {
         }
     }
 
+    async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.admin);
+        client().get(url).bearer_auth(KEY).send().await.unwrap().text().await.unwrap()
+    }
+
     /// Asks as an operator at a terminal does.
     async fn reload_by_command(&self, key: Option<&str>) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringbearer"));
@@ -135,7 +140,7 @@ fn stderr(output: &Output) -> String {
 }
 
 /// Asks again and again, on a new connection whenever the old one is closed; counts the answers.
-async fn keep_asking(address: SocketAddr, enough: Arc<AtomicBool>) -> u64 {
+pub(crate) async fn keep_asking(address: SocketAddr, enough: Arc<AtomicBool>) -> u64 {
     let mut wire = Wire::open(address).await;
     let mut answered = 0;
     while !enough.load(Ordering::Relaxed) {
@@ -230,6 +235,36 @@ async fn traffic_is_counted_on_with_what_the_old_proxy_finishes() {
     site.configure(USUAL, "");
     assert_eq!(site.reload().await.0, 200);
     site.until([done, under_way, accepted], [3, 0, 3]).await;
+}
+
+#[tokio::test]
+async fn a_successor_has_no_more_room_for_clients_than_its_predecessor_leaves() {
+    let site = Site::new().await;
+    site.configure(&format!("{USUAL}\nmax_connections = 1"), "");
+    let process = Process::start(&site.config()).await;
+    let mut download = Wire::open(process.address()).await;
+    download.send(get(FILE)).await;
+    let head = download.answer_without_content().await;
+    assert_eq!(site.reload().await.0, 200);
+    let mut outside = Wire::open(process.address()).await;
+    let answer = outside.answer().await;
+    assert_eq!(
+        (answer.status, answer.error()),
+        (503, Some("RBR-143")),
+        "the first one has it still"
+    );
+    assert!(outside.is_closed().await);
+    let page = site.metrics().await;
+    assert!(page.contains("\nringbearer_client_connections 1\n"), "{page}");
+    assert!(page.contains("\nringbearer_limit_reached_total{limit=\"connections\"} 1\n"), "{page}");
+    let mut length = 0;
+    let complete = download.pour(&head, |piece| length += piece.len()).await;
+    assert_eq!((length, complete), (50_000_000, true));
+    // Its place is free a moment after the connection is.
+    while !site.metrics().await.contains("\nringbearer_client_connections 0\n") {}
+    assert_eq!(status(process.address(), "").await, 200);
+    process.terminate();
+    assert_eq!(process.ended().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -333,6 +368,52 @@ fn put(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
     fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn the_audit_log_outlives_it_and_says_what_came_of_it() {
+    let site = Site::new().await;
+    let file = site.files.path().join("audit.jsonl");
+    let audit = format!("[audit]\nfile = '{}'", file.display());
+    site.configure(USUAL, &audit);
+    let mut process = Process::start(&site.config()).await;
+    for _ in 0..3 {
+        assert_eq!(site.reload().await.0, 200);
+        assert_eq!(status(process.address(), "").await, 200);
+    }
+    site.configure("listne = 1", &audit);
+    let away = site.files.path().join("audit.1");
+    fs::rename(&file, &away).unwrap();
+    process.hang_up();
+    process.says("not reloaded").await;
+    process.terminate();
+    assert_eq!(process.ended().await.code(), Some(0));
+    let lines = |file: &Path| -> Vec<Value> {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // A line that was on its way while the file was renamed stands in the new one.
+    let (before, after) = (lines(&away), lines(&file));
+    let all = || before.iter().chain(&after);
+    let count = |is: fn(&Value) -> bool| all().filter(|line| is(line)).count();
+    assert_eq!(count(|line| line["event"] == "request"), 3);
+    assert_eq!(count(|line| line["event"] == "operation" && line["path"] == "/reload"), 3);
+    let reloaded = |line: &Value| {
+        line["event"] == "operation"
+            && line["what"] == "reload"
+            && line["by"] == "an operator"
+            && line["decision"] == "allowed"
+    };
+    assert_eq!(count(reloaded), 3);
+    let last = without_time(after.last().unwrap().clone());
+    let failed =
+        "{\"event\":\"operation\",\"what\":\"reload\",\"by\":\"SIGHUP\",\"decision\":\"failed\"}";
+    assert_eq!(last, serde_json::from_str::<Value>(failed).unwrap());
+}
+
+fn without_time(mut line: Value) -> Value {
+    assert!(line.as_object_mut().unwrap().remove("time").is_some());
+    line
 }
 
 #[tokio::test]

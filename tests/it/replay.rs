@@ -149,13 +149,14 @@ async fn an_upload_that_outgrows_the_limit_during_the_renewal_gets_its_401() {
 
 #[tokio::test]
 async fn content_beyond_the_memory_of_all_requests_is_not_replayed() {
-    let proxy = "max_replay_bytes = \"8B\"\nreplay_memory = \"8B\"".to_owned();
+    // The last piece is charged for 64 bytes.
+    let proxy = "max_replay_bytes = \"100B\"\nreplay_memory = \"140B\"".to_owned();
     let (environment, mut wire) = with_dead_token(Wishes { proxy, ..Wishes::default() }).await;
     let mut holder = Wire::open(environment.address()).await;
-    let head = format!("POST {ECHO} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
-    holder.send(format!("{head}12345")).await;
+    let head = format!("POST {ECHO} HTTP/1.1\r\nHost: a\r\nContent-Length: 71\r\n\r\n");
+    holder.send(head.clone() + &"a".repeat(70)).await;
     environment.control().wait_until(|counts| counts.in_flight == 1).await;
-    let answer = wire.ask(format!("{head}123456")).await;
+    let answer = wire.ask(head + &"a".repeat(71)).await;
     let why = "no; replay_memory is used up";
     assert_eq!((answer.status, replayed(&answer)), (401, why));
     let first = holder.ask("6").await;

@@ -7,13 +7,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringbearer::sandbox::Sandbox;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
+use crate::reload::keep_asking;
 use crate::support::ECHO;
 use crate::wire::{Wire, get};
 
@@ -52,7 +56,7 @@ impl Manager {
         let text = format!(
             "[proxy]\nlisten = '{listen}'\nworkers = 2\nhosts = '*'\n[upstream]\nurl = '{}'\n\
              [application.test]\nclient_id = 'sandbox-client'\nclient_secret = 'sandbox-secret'\n\
-             [identity.test]\njwt = 'sandbox-jwt'\n[store]\ndirectory = 'store'\n",
+             [identity.test]\njwt = 'sandbox-jwt'\n[store]\ndirectory = 'store'\n[log]\nrequests = false\n",
             self.sandbox.url()
         );
         fs::write(&path, text).unwrap();
@@ -84,6 +88,11 @@ impl Manager {
             }
         };
         tokio::task::spawn_blocking(hear).await.unwrap()
+    }
+
+    /// Returns when one that was started says that it serves, whatever others say meanwhile.
+    async fn ready(&self) {
+        while !self.heard().await.0.starts_with("READY=1") {}
     }
 
     /// Returns after a sign of life.
@@ -153,6 +162,38 @@ async fn a_passed_socket_loses_no_connection_from_one_process_to_the_next() {
         let (code, log) = service.ended().await;
         assert_eq!(code, Some(0), "{log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_upgrades_under_load_lose_nothing() {
+    let manager = Manager::new().await;
+    let mut serving = manager.start(manager.address());
+    manager.ready().await;
+    let enough = Arc::new(AtomicBool::new(false));
+    let ask = || tokio::spawn(keep_asking(manager.address(), Arc::clone(&enough)));
+    let clients: Vec<_> = (0..4).map(|_| ask()).collect();
+    let mut ending = JoinSet::new();
+    for _ in 0..100 {
+        // The next one, another version perhaps, serves before this one is asked to end.
+        let next = manager.start(manager.address());
+        manager.ready().await;
+        serving.terminate();
+        ending.spawn(std::mem::replace(&mut serving, next).ended());
+    }
+    while let Some(ended) = ending.join_next().await {
+        let (code, log) = ended.unwrap();
+        assert_eq!(code, Some(0), "{log}");
+    }
+    enough.store(true, Ordering::Relaxed);
+    let mut answered = 0;
+    for client in clients {
+        answered += client.await.unwrap();
+    }
+    serving.terminate();
+    assert_eq!(serving.ended().await.0, Some(0));
+    let counts = manager.sandbox.control().counts();
+    assert_eq!(counts.api_requests, answered, "each request came once");
+    assert_eq!(counts.token_requests, 1, "every process found the session in the store");
 }
 
 #[tokio::test]

@@ -397,7 +397,9 @@ fn settings(wishes: &Wishes, sandbox: &Sandbox, files: &TempDir) -> Settings {
     };
     // Tests call by hosts of their own; which ones may be is the subject of one of them.
     let hosts = if wishes.proxy.contains("hosts = ") { "" } else { "hosts = \"*\"\n" };
-    let listens = wishes.proxy.lines().any(|line| line.starts_with("listen = "));
+    // Other tables may follow.
+    let mut own = wishes.proxy.lines().take_while(|line| !line.starts_with('['));
+    let listens = own.any(|line| line.starts_with("listen = "));
     let listen = if listens { "" } else { "listen = \"127.0.0.1:0\"\n" };
     let store = files.path().join("store");
     let store = format!("directory = {:?}", store.to_str().unwrap());

@@ -103,8 +103,6 @@ fn connections(page: &mut Page, totals: &Totals) {
     let mut family = |name, kind, help: &str, count| {
         page.family(name, kind, help).sample(&[], count);
     };
-    let name = "ringbearer_client_connections";
-    family(name, Kind::Gauge, "Connections of clients.", totals.connections);
     let name = "ringbearer_client_connections_accepted_total";
     family(name, Kind::Counter, "Connections of clients, ever.", totals.accepted);
     let name = "ringbearer_upstream_connections";

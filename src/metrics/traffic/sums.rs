@@ -47,7 +47,6 @@ pub struct Totals {
     pub in_progress: u64,
     pub abandoned: u64,
     pub accepted: u64,
-    pub connections: u64,
     pub websockets: u64,
     pub opened: u64,
     pub open: u64,
@@ -149,13 +148,9 @@ impl Before {
         }
         retiring.retain(|it| !it.tallies.is_empty());
         // Of threads that are no more, nothing is under way.
-        for gauge in [
-            &mut ended.in_progress,
-            &mut ended.connections,
-            &mut ended.websockets,
-            &mut ended.open,
-            &mut ended.idle,
-        ] {
+        for gauge in
+            [&mut ended.in_progress, &mut ended.websockets, &mut ended.open, &mut ended.idle]
+        {
             *gauge = 0;
         }
     }
@@ -170,7 +165,6 @@ impl Totals {
             (&mut self.in_progress, &tally.in_progress),
             (&mut self.abandoned, &tally.abandoned),
             (&mut self.accepted, &tally.accepted),
-            (&mut self.connections, &tally.connections),
             (&mut self.websockets, &tally.websockets),
             (&mut self.opened, &tally.opened),
             (&mut self.open, &tally.open),
@@ -227,7 +221,7 @@ mod tests {
             busy[thread].answered(identity, MethodClass::Read, 200);
         }
         busy[0].open.add(1);
-        busy[1].connections.add(3);
+        busy[1].websockets.add(3);
         busy[1].accepted.add(3);
         busy[1].refused("RBR-302", "old".to_owned());
         busy[0].upstream.observe(Duration::from_secs(1));
@@ -241,7 +235,7 @@ mod tests {
             );
             assert_eq!((totals.rows.len(), totals.rows[0]), (103, reads(1)));
             assert_eq!((totals.rows[1], totals.rows[102]), (reads(1), reads(1)));
-            assert_eq!((totals.open, totals.connections), gauges);
+            assert_eq!((totals.open, totals.websockets), gauges);
             assert_eq!((totals.accepted, totals.upstream.count()), (accepted, 1));
             assert_eq!(totals.refusals["RBR-302"], Refusals { count: 2, last: "new".into() });
             assert_eq!(totals.statuses()[StatusClass::Success as usize], sales + 4);

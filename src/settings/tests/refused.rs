@@ -156,7 +156,7 @@ const APPENDED: &[(&str, &str)] = &[
     ),
     (
         "[upstream]\nverify = false",
-        "configuration: line 8: unknown key `upstream.verify`: the keys here are url, allow_plain_http, ca_file, client_certificate_file, client_key_file, tls_key_log_file, http_proxy, http2, connect_timeout, response_timeout, idle_timeout",
+        "configuration: line 8: unknown key `upstream.verify`: the keys here are url, allow_plain_http, ca_file, client_certificate_file, client_key_file, tls_key_log_file, http_proxy, http2, connect_timeout, response_timeout, stall_timeout, max_connections, idle_timeout",
     ),
     (
         "hosts = 'me@sales.test'",
@@ -247,6 +247,12 @@ const APPENDED: &[(&str, &str)] = &[
          listen on 127.0.0.1 or on a Unix socket, add a [client.NAME] so that callers are known (by key, certificate or network), \
          ask for certificates with proxy.tls.client_ca_file, or set proxy.allow_remote_clients = true if the network keeps strangers out",
     ),
+    (
+        "[proxy]\nthrottle = false\npacing = true",
+        "proxy.pacing is of use only with proxy.throttle = true: add proxy.throttle = true or remove proxy.pacing",
+    ),
+    ("[proxy]\nmax_wait = '1h'", "proxy.max_wait is 1h: it must be between 1ms and 10m"),
+    ("[proxy]\nmax_queue = 200000", "proxy.max_queue is 200000: it must be between 1 and 100000"),
     ("[proxy]\ntoken_wait = '0s'", "proxy.token_wait is 0s: it must be between 1ms and 10m"),
     (
         "[upstream]\nresponse_timeout = '2 days'",

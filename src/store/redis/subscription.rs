@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::{Msg, RedisError};
+use redis::RedisError;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -21,44 +21,59 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 const PROOF: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Tells of every change until nobody wants to know.
-pub(super) async fn follow(
+/// What is listened for.
+pub(super) struct Subject<T, F> {
+    pub(super) channel: String,
+    /// In the log.
+    pub(super) what: &'static str,
+    /// Understands a message.
+    pub(super) read: F,
+    /// Says that something may have been missed.
+    pub(super) anew: T,
+}
+
+/// Tells of every message until nobody wants to know. `at_first` what was told before it listened may
+/// have been missed too.
+pub(super) async fn follow<T: Clone, F: Fn(&str) -> T>(
     link: Link,
     address: String,
-    channel: String,
-    tell: UnboundedSender<Change>,
+    subject: Subject<T, F>,
+    at_first: bool,
+    tell: UnboundedSender<T>,
 ) {
-    let mut away = false;
+    let (mut away, mut missed) = (false, at_first);
     while !tell.is_closed() {
-        if let Err(error) = listen(&link, &channel, &tell, away).await {
+        if let Err(error) = listen(&link, &subject, &tell, missed).await {
             debug!(address, cause = chain(&error), "not subscribed");
         }
         if !away {
-            warn!(address, "the store does not tell of changes: it is asked until it does");
+            let what = subject.what;
+            warn!(address, "the store does not tell of {what}: it is asked until it does");
         }
-        away = true;
+        (away, missed) = (true, true);
         Clock::system().sleep(RESUBSCRIBE).await;
     }
 }
 
 /// Listens until the connection breaks or nobody wants to know.
-async fn listen(
+async fn listen<T: Clone, F: Fn(&str) -> T>(
     link: &Link,
-    channel: &str,
-    tell: &UnboundedSender<Change>,
-    away: bool,
+    subject: &Subject<T, F>,
+    tell: &UnboundedSender<T>,
+    missed: bool,
 ) -> Result<(), RedisError> {
-    let (mut sink, mut messages) = link.subscribe(channel).await?.split();
-    if away {
+    let (mut sink, mut messages) = link.subscribe(&subject.channel).await?.split();
+    if missed {
         // An error says that nobody listens.
-        let _ = tell.send(Change::Anything);
+        let _ = tell.send(subject.anew.clone());
     }
     let clock = Clock::system();
     loop {
         tokio::select! {
             message = messages.next() => {
                 let Some(message) = message else { return Ok(()) };
-                let _ = tell.send(change(&message)?);
+                let text: String = message.get_payload()?;
+                let _ = tell.send((subject.read)(&text));
             }
             () = tell.closed() => return Ok(()),
             () = clock.sleep(PROOF) => {
@@ -69,13 +84,13 @@ async fn listen(
     }
 }
 
-fn change(message: &Msg) -> Result<Change, RedisError> {
-    let text: String = message.get_payload()?;
-    Ok(match text.split_once(' ') {
+/// A session or an identity has changed.
+pub(super) fn change(text: &str) -> Change {
+    match text.split_once(' ') {
         Some((generation, name)) => {
             let generation = generation.parse().ok().map(Generation::new);
             Change::Identity(name.to_owned(), generation)
         }
-        None => Change::Identity(text, None),
-    })
+        None => Change::Identity(text.to_owned(), None),
+    }
 }

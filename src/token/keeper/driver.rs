@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::renewal::{Obtained, Renewal, ended, newer};
 use super::retire::retire;
 use super::{Keeper, Seen, View};
+use crate::audit::{self, AuditLog, SessionChange};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Outcome;
 use crate::oauth::TokenError;
@@ -33,8 +34,16 @@ pub(in crate::token) struct Surroundings {
     pub(in crate::token) endpoint: TokenEndpoint,
     pub(in crate::token) queue: Arc<Queue>,
     pub(in crate::token) clock: Clock,
+    pub(in crate::token) audit: Auditor,
     /// Turns true when the process is about to end.
     pub(in crate::token) ending: watch::Receiver<bool>,
+}
+
+/// Where sessions are noted, and who does that.
+#[derive(Clone, Debug)]
+pub(in crate::token) struct Auditor {
+    pub(in crate::token) log: AuditLog,
+    pub(in crate::token) command: &'static str,
 }
 
 /// The task's state.
@@ -254,6 +263,7 @@ impl Driver {
 
     fn forget(&mut self, generation: Generation) -> Event {
         info!(identity = self.keeper.name(), "the session was ended by a logout");
+        self.note(SessionChange::Ended, None, None);
         self.floor = self.floor.max(generation);
         (self.set, self.unsaved, self.lease) = (None, None, None);
         Event::Erased(generation)
@@ -413,6 +423,13 @@ impl Driver {
         Event::Failed(failure)
     }
 
+    fn note(&self, change: SessionChange, grant: Option<&str>, generation: Option<u64>) {
+        let Auditor { log, command } = &self.around.audit;
+        let (identity, by) = (self.keeper.name(), *command);
+        let session = audit::Session { identity, change, grant, generation, by };
+        log.note(&audit::Event::Session(session));
+    }
+
     fn tell_of_renewal(&self, set: &TokenSet, source: Source, begun: Timestamp) {
         let settings = &self.keeper.settings;
         let grant = match (source, &settings.fallback) {
@@ -430,6 +447,11 @@ impl Driver {
         let expires_in_s = now.until(set.expires_at).as_secs();
         let took_ms = u64::try_from(begun.until(now).as_millis()).unwrap_or(u64::MAX);
         let (identity, generation) = (self.keeper.name(), set.generation.number());
+        let change = match source {
+            Source::Open | Source::Fallback => SessionChange::Opened,
+            Source::Refresh | Source::PreviousRefresh => SessionChange::Renewed,
+        };
+        self.note(change, Some(grant), Some(generation));
         info!(identity, generation, grant, expires_in_s, took_ms, "renewed");
     }
 }
