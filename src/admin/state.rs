@@ -10,9 +10,14 @@ use serde_json::{Value, json};
 
 use super::content::json as json_answer;
 use super::desk::Desk;
+use crate::clock::Timestamp;
 use crate::metrics::process;
 use crate::metrics::traffic::Totals;
+use crate::proxy::throttle::board::Board;
+use crate::proxy::throttle::groups::Group;
+use crate::token::keeper::Keeper;
 use crate::token::lifecycle::Means;
+use crate::token::names::IdentityNumber;
 use crate::token::roster::{Line, Range, State};
 
 /// Who has more identities looks some of them up in /identities.
@@ -36,10 +41,23 @@ impl Desk {
             "traffic": self.traffic(),
             "history": self.observer.history(),
             "events": self.observer.events(),
+            "rate_limits": self.rate_limits(),
         });
         let (all, rest) = (content.as_object_mut(), rest.as_object().cloned());
         all.expect("it is one").extend(rest.expect("it is one"));
         json_answer(StatusCode::OK, &content)
+    }
+
+    /// What is known of RingCentral's limits, silences first.
+    fn rate_limits(&self) -> Vec<Value> {
+        let Some(board) = &self.instruments.limits else { return Vec::new() };
+        let now = self.clock.now();
+        let all = self.identities.configured().chain(self.identities.added());
+        let known = all.flat_map(|(id, keeper)| known_limits(board, id.number(), keeper, now));
+        let (mut silent, open): (Vec<_>, Vec<_>) = known.partition(|it| !it["until_ms"].is_null());
+        silent.extend(open);
+        silent.truncate(MOST);
+        silent
     }
 
     /// Those in trouble first; and how many are left out.
@@ -66,6 +84,48 @@ impl Desk {
             "resident_memory": process::resident_memory(),
         })
     }
+}
+
+/// Of one identity: each group of which RingCentral has said something within a minute, and what it
+/// does not want to be sent.
+fn known_limits(
+    board: &Board,
+    number: IdentityNumber,
+    keeper: &Keeper,
+    now: Timestamp,
+) -> Vec<Value> {
+    let (groups, figures) = (board.groups(), board.figures(number));
+    let mut silences = board.silences(number, now);
+    let mut limits = Vec::new();
+    for (group, name) in groups.names() {
+        let at = silences.iter().position(|(held, _)| *held == Some(Group::Named(group)));
+        let until = at.map(|at| silences.swap_remove(at).1);
+        let left = figures.and_then(|it| it.remaining(group.index(), now.unix_secs()));
+        if left.is_some() || until.is_some() {
+            let quota = figures.and_then(|it| it.limit(group.index())).unzip();
+            limits.push(limit(keeper, name, (left, quota.0, quota.1), until));
+        }
+    }
+    let unnamed = silences.into_iter().map(|(group, until)| {
+        let name = if group.is_some() { "one operation" } else { "everything" };
+        limit(keeper, name, (None, None, None), Some(until))
+    });
+    limits.extend(unnamed);
+    limits
+}
+
+fn limit(
+    keeper: &Keeper,
+    group: &str,
+    (left, limit, window_s): (Option<u64>, Option<u64>, Option<u64>),
+    until: Option<Timestamp>,
+) -> Value {
+    let identity = keeper.name();
+    let until_ms = until.map(Timestamp::unix_millis);
+    json!({
+        "identity": identity, "group": group,
+        "left": left, "limit": limit, "window_s": window_s, "until_ms": until_ms,
+    })
 }
 
 fn member(line: &Line, means: Means) -> Value {

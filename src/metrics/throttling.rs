@@ -43,6 +43,8 @@ pub struct Throttling {
     held: [AtomicU64; Hold::ALL.len()],
     waiting: AtomicU64,
     remaining: [AtomicU64; MOST_GROUPS],
+    /// The low bits are the limit, the others the window's seconds; zero if it was never told.
+    limits: [AtomicU64; MOST_GROUPS],
 }
 
 impl Throttling {
@@ -88,6 +90,20 @@ impl Throttling {
         }
     }
 
+    /// An answer said how many requests a group may have in how many seconds.
+    pub fn is_limited(&self, group: usize, limit: u32, window_secs: u64) {
+        if let Some(entry) = self.limits.get(group) {
+            let limit = u64::from(limit).min((1 << COUNT_BITS) - 1);
+            entry.store((window_secs << COUNT_BITS) | limit, Ordering::Relaxed);
+        }
+    }
+
+    /// How many, and in how many seconds, as the last answer that told it said.
+    pub fn limit(&self, group: usize) -> Option<(u64, u64)> {
+        let entry = self.limits.get(group)?.load(Ordering::Relaxed);
+        (entry != 0).then_some((entry & ((1 << COUNT_BITS) - 1), entry >> COUNT_BITS))
+    }
+
     /// What the last answer within a minute said.
     pub fn remaining(&self, group: usize, unix_secs: u64) -> Option<u64> {
         let entry = self.remaining.get(group)?.load(Ordering::Relaxed);
@@ -110,6 +126,16 @@ mod tests {
         assert_eq!(figures.remaining(3, 1_700_000_061), None);
         assert_eq!(figures.remaining(2, 1_700_000_000), None);
         assert_eq!(figures.remaining(MOST_GROUPS, 1_700_000_000), None);
+    }
+
+    #[test]
+    fn a_limit_is_known_once_it_was_told() {
+        let figures = Throttling::default();
+        assert_eq!((figures.limit(3), figures.limit(MOST_GROUPS)), (None, None));
+        figures.is_limited(3, 10, 60);
+        figures.is_limited(MOST_GROUPS, 10, 60);
+        assert_eq!((figures.limit(3), figures.limit(2)), (Some((10, 60)), None));
+        assert_eq!(figures.limit(MOST_GROUPS), None);
     }
 
     #[test]
