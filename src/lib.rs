@@ -49,7 +49,7 @@
 //! | `policy::path`, `policy::carrier`, `policy::tunnel`, `policy::review` | PURE: paths that read in one way only, requests that carry others, those that mean another method, and rules that work and are odd |
 //! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
-//! | [`metrics`] | counters, and the text that Prometheus reads; [`metrics::limits`], how often each limit was reached |
+//! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count; [`metrics::limits`], how often each limit was reached; [`metrics::throttling`], what RingCentral's do |
 //! | [`timers`] | one worker thread's coarse timeouts; [`timers::stall`] notices what stands still |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
@@ -102,13 +102,15 @@
 //! | `server::subject` | PURE: the names in a client's certificate |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
-//! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
+//! | [`admin`] | health, readiness, metrics, identities, the status page: a listener of its own on the control thread |
 //! | `admin::access`, `admin::content`, `admin::error` | who gets in, what is understood, what is refused |
 //! | `admin::health`, `admin::readiness`, `admin::figures` | what is looked at; `desk` and `reload`, what is changed |
+//! | `admin::page`, `admin::state`, `admin::observer` | the status page, what it asks for, and what it remembers |
 //! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
 //! | `service::limits` | what is known of RingCentral's limits, handed from a proxy to its successor |
 //! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
+//! | `trace` | traces by OTLP, with the feature `otlp` |
 //! | [`audit`] | the audit log: a file, a queue, and a thread that writes |
 //! | `audit::line`, `audit::writer`, `audit::file` | what is written, by which thread, where |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
@@ -140,4 +142,6 @@ pub mod store;
 pub mod telemetry;
 pub mod timers;
 pub mod token;
+#[cfg(feature = "otlp")]
+pub mod trace;
 pub mod upstream;
