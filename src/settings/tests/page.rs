@@ -165,10 +165,10 @@ fn bounds(name: &str, key: &str, kind: &str) -> Option<String> {
         _ => return None,
     };
     let toml = with(name, key, &format!("{key} = {beyond}"));
-    match load(&toml).err()? {
-        SettingsError::OutOfRange { min, max, .. } => Some(format!("{min} to {max}")),
-        _ => None,
-    }
+    // Whoever is named in front of it, the end of the message is the same.
+    let told = chain(&load(&toml).err()?);
+    let (min, max) = told.rsplit_once(": it must be between ")?.1.split_once(" and ")?;
+    Some(format!("{min} to {max}"))
 }
 
 fn row(name: &str, entry: &Entry) -> String {
