@@ -103,7 +103,7 @@
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities, the status page: a listener of its own on the control thread |
-//! | `admin::access`, `admin::content`, `admin::error` | who gets in, what is understood, what is refused |
+//! | `admin::access`, `admin::resource`, `admin::content`, `admin::error` | who gets in, what there is to ask for, what is understood, what is refused |
 //! | `admin::health`, `admin::readiness`, `admin::figures` | what is looked at; `desk` and `reload`, what is changed |
 //! | `admin::page`, `admin::state`, `admin::observer` | the status page, what it asks for, and what it remembers |
 //! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |

@@ -25,6 +25,8 @@ const ERRORS: &str = concat!(
     include_str!("../../src/proxy/malformed.rs"),
     include_str!("../../src/admin/error.rs"),
 );
+const RESOURCES: &str = include_str!("../../src/admin/resource.rs");
+const OPERATION: &str = include_str!("../../docs/operation.md");
 const REPLAY: &str = include_str!("../../src/proxy/replay.rs");
 const LIMITS: &str = include_str!("../../src/metrics/limits.rs");
 const CRATE: &str = include_str!("../../src/lib.rs");
@@ -46,6 +48,23 @@ fn every_error_code_is_explained_with_its_status_and_cure() {
             codes(&page).into_iter().filter(|it| !exist.contains_key(it)).collect();
         assert_eq!(unknown, Vec::<&str>::new(), "{name}");
     }
+}
+
+#[test]
+fn every_resource_for_operators_is_listed() {
+    let table = OPERATION.split_once("| request | answer |\n|---|---|\n").unwrap().1;
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let first = rows.map(|row| row.split(" | ").next().unwrap());
+    let listed = first.flat_map(quoted).filter_map(|request| {
+        let path = request.split_once(" /")?.1.split(['?', '/']).next()?;
+        Some(path.to_owned())
+    });
+    let listed: BTreeSet<_> = listed.collect();
+    let code = RESOURCES.split("#[cfg(test)]").next().unwrap();
+    let exist = code.lines().filter_map(|line| line.trim().strip_prefix("(\""));
+    let exist: BTreeSet<_> = exist.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    assert!(exist.len() >= 8, "{exist:?}");
+    assert_eq!(listed, exist);
 }
 
 #[test]
