@@ -2,8 +2,8 @@
 //!
 //! hyper wakes the task of a connection whenever a piece of an answer is taken off its hands, so that it
 //! reads the next. It does so for the last piece too, of which its task has let go before: a run in vain
-//! for each answer. So the task has a waker here that can be muffled
-//! meanwhile. All of this happens on one thread.
+//! for each answer. So the task has a waker here that can be muffled meanwhile. All of this happens on
+//! one thread.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

@@ -18,8 +18,8 @@ async fn reload(environment: &mut Environment, settings: &Settings) -> Service {
     old
 }
 
-/// The same, and the old one ends.
-async fn reload_and_end(environment: &mut Environment, settings: &Settings) {
+/// Reads `settings` anew and returns when the old proxy has ended.
+pub(crate) async fn reload_and_end(environment: &mut Environment, settings: &Settings) {
     let old = reload(environment, settings).await;
     let mut ended = std::pin::pin!(old.retire(ready(())));
     // The end takes time.
@@ -40,6 +40,8 @@ async fn reload_and_end(environment: &mut Environment, settings: &Settings) {
 async fn a_reload_within_a_penalty_sends_nothing_until_it_is_over() {
     let mut environment = Environment::with(limited()).await;
     into_the_penalty(&environment).await;
+    // Between two seconds, where it does not matter how fine the proxy's clock is.
+    environment.clock.advance(Duration::from_millis(250));
     let usual = environment.settings().clone();
     // The identities change places, as they do when one is put before another.
     let mut turned = usual.clone();
