@@ -92,8 +92,8 @@
 //! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
 //! | `proxy::outbound` | content on its way to the client |
-//! | `proxy::record` | what log and audit log say of a request |
-//! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
+//! | `proxy::record` | what the counters, the log, the audit log and traces are told of a request |
+//! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes; `line`, what wakes a connection |
 //! | `upstream::pool`, `upstream::places` | what is kept and how many there may be; `socket`, those that change their protocol |
 //! | `upstream::connect`, `upstream::tls`, `upstream::key_log` | how a connection comes about |
 //! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |

@@ -6,20 +6,24 @@
 
 mod connect;
 mod key_log;
+mod line;
 mod patience;
 mod places;
 mod pool;
 mod socket;
 mod tls;
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use hyper::client::conn::TrySendError;
 
 pub use connect::{ConnectError, Connector};
 pub use patience::{Stage, Upload};
@@ -30,10 +34,10 @@ pub use tls::{TlsError, Trust, client_config, with_settings};
 
 use crate::metrics::limits::{Limit, Meters};
 use crate::metrics::traffic::Tally;
-use crate::timers::Timers;
 use crate::timers::stall::Pace;
+use crate::timers::{Deadline, Timers};
 use patience::{Late, Patience};
-use pool::SendFailure;
+use pool::Sent;
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -108,53 +112,44 @@ where
         progress: impl Fn() -> Upload + 'a,
     ) -> impl Future<Output = Result<Response<Content<B>>, SendError>> + 'a {
         let mut begun = match self.pool.kept(choice) {
-            Some(sender) => Begun::Sent(sender.is_reused(), sender.send(request, &self.pool)),
+            Some(sender) => Begun::Sent(sender.send(request, &self.pool)),
             None => Begun::Unconnected(Box::new(request)),
         };
         async move {
             loop {
-                let (reused, answer) = match begun {
-                    Begun::Sent(reused, answer) => (reused, answer),
+                let Sent { answer, reused, line } = match begun {
+                    Begun::Sent(sent) => sent,
                     Begun::Unconnected(request) => {
-                        let sender = self.pool.checkout(choice).await?;
-                        (sender.is_reused(), sender.send(*request, &self.pool))
+                        self.pool.checkout(choice).await?.send(*request, &self.pool)
                     }
                 };
-                match self.answered(answer, &progress).await? {
-                    Ok(response) => return Ok(response),
+                let (mut answer, mut wait) = (pin!(answer), self.wait(progress()));
+                // One future for all of this: each that is in another has the answer moved once more.
+                let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+                    Poll::Ready(answered) => Poll::Ready(answered.map_err(Failure::from)),
+                    Poll::Pending => {
+                        wait.poll_late(self, &progress, cx).map(Failure::Late).map(Err)
+                    }
+                });
+                match answered.await {
+                    Ok(answer) => return Ok(self.pool.answered(answer, line)),
                     // Not one byte of it was written.
-                    Err(SendFailure { unsent: Some(unsent), .. }) if reused => {
+                    Err(Failure::Broken { unsent: Some(unsent), .. }) if reused => {
                         begun = Begun::Unconnected(unsent);
                     }
-                    Err(SendFailure { error, .. }) => {
+                    Err(Failure::Broken { error, .. }) => {
                         return Err(SendError::Broken { source: error, reused });
                     }
+                    Err(Failure::Late(late)) => return Err(late),
                 }
             }
         }
     }
 
-    async fn answered<T>(
-        &self,
-        answer: impl Future<Output = T>,
-        progress: &impl Fn() -> Upload,
-    ) -> Result<T, SendError> {
-        let mut answer = pin!(answer);
-        let mut patience = Patience::new(self.response_timeout, self.rules.client_pace, progress());
-        loop {
-            let look = patience.next_look(progress());
-            match self.timers.within(look, answer.as_mut()).await {
-                Ok(answer) => return Ok(answer),
-                Err(_) => match patience.look(look, progress()) {
-                    Ok(()) => {}
-                    Err(Late::Answer) => return Err(SendError::Timeout(self.response_timeout)),
-                    Err(Late::Upload) => {
-                        self.rules.meters.count(Limit::RequestStall);
-                        return Err(SendError::SlowClient);
-                    }
-                },
-            }
-        }
+    fn wait(&self, progress: Upload) -> Wait {
+        let patience = Patience::new(self.response_timeout, self.rules.client_pace, progress);
+        let look = patience.next_look(progress);
+        Wait { patience, look, deadline: self.timers.deadline(look) }
     }
 
     /// Drops the connections that have idled too long; wants to be called now and then.
@@ -163,10 +158,59 @@ where
     }
 }
 
+/// The wait for one answer.
+struct Wait {
+    patience: Patience,
+    /// How long it is until the next look.
+    look: Duration,
+    deadline: Deadline,
+}
+
+impl Wait {
+    fn poll_late<B: Body>(
+        &mut self,
+        upstream: &Upstream<B>,
+        progress: &impl Fn() -> Upload,
+        cx: &Context<'_>,
+    ) -> Poll<SendError> {
+        loop {
+            ready!(self.deadline.poll(cx));
+            match self.patience.look(self.look, progress()) {
+                Ok(()) => self.look = self.patience.next_look(progress()),
+                Err(Late::Answer) => {
+                    return Poll::Ready(SendError::Timeout(upstream.response_timeout));
+                }
+                Err(Late::Upload) => {
+                    upstream.rules.meters.count(Limit::RequestStall);
+                    return Poll::Ready(SendError::SlowClient);
+                }
+            }
+            self.deadline.reset(self.look);
+        }
+    }
+}
+
 /// How far a send has come.
 enum Begun<B, F> {
-    /// A connection has the request; whether it had carried others.
-    Sent(bool, F),
+    /// A connection has the request.
+    Sent(Sent<B, F>),
     /// Rare, therefore boxed: every client connection has room for this enum.
     Unconnected(Box<Request<B>>),
+}
+
+/// Why no answer began.
+enum Failure<B> {
+    Broken {
+        error: hyper::Error,
+        /// The request, if nothing of it was written.
+        unsent: Option<Box<Request<B>>>,
+    },
+    Late(SendError),
+}
+
+impl<B> From<TrySendError<Request<B>>> for Failure<B> {
+    fn from(mut failure: TrySendError<Request<B>>) -> Self {
+        let unsent = failure.take_message().map(Box::new);
+        Self::Broken { unsent, error: failure.into_error() }
+    }
 }

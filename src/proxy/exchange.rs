@@ -53,7 +53,7 @@ enum Fields {
     Sent(Copied),
 }
 
-/// Names and values, each after its length. Without the bearer.
+/// Names and values, after the lengths of both. Without the bearer.
 struct Copied(Vec<u8>);
 
 impl Exchange {
@@ -193,10 +193,11 @@ impl Copied {
     fn of(fields: &HeaderMap) -> Self {
         let mut bytes = Vec::with_capacity(Self::USUAL);
         for (name, value) in fields.iter().filter(|(name, _)| *name != AUTHORIZATION) {
-            for part in [name.as_str().as_bytes(), value.as_bytes()] {
-                bytes.extend_from_slice(&part.len().to_le_bytes());
-                bytes.extend_from_slice(part);
-            }
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            let lengths = [name.len(), value.len()].map(usize::to_le_bytes);
+            bytes.extend_from_slice(lengths.as_flattened());
+            bytes.extend_from_slice(name);
+            bytes.extend_from_slice(value);
         }
         Self(bytes)
     }
@@ -205,20 +206,22 @@ impl Copied {
         let mut fields = HeaderMap::new();
         let mut rest = &self.0[..];
         while !rest.is_empty() {
-            let name = HeaderName::from_bytes(part(&mut rest)).expect("copied from a name");
-            let value = HeaderValue::from_bytes(part(&mut rest)).expect("copied from a value");
-            fields.append(name, value);
+            let [name, value] = [length(&mut rest), length(&mut rest)];
+            let (name, after) = rest.split_at(name);
+            let (value, after) = after.split_at(value);
+            let name = HeaderName::from_bytes(name).expect("copied from a name");
+            fields.append(name, HeaderValue::from_bytes(value).expect("copied from a value"));
+            rest = after;
         }
         fields
     }
 }
 
-/// Takes the next part off `rest`.
-fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let (length, after) = rest.split_first_chunk().expect("a length before each part");
-    let (part, after) = after.split_at(usize::from_le_bytes(*length));
+/// Takes a length off `rest`.
+fn length(rest: &mut &[u8]) -> usize {
+    let (length, after) = rest.split_first_chunk().expect("two lengths before each field");
     *rest = after;
-    part
+    usize::from_le_bytes(*length)
 }
 
 /// The client's own path and query, to the byte; whatever else the target named is dropped.

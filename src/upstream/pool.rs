@@ -23,6 +23,7 @@ use tokio::task::spawn_local;
 
 use super::Rules;
 use super::connect::{ConnectError, Connection, Connector, Io};
+use super::line::Line;
 use super::places::{Place, Places};
 use crate::clock::Timestamp;
 use crate::metrics::limits::Limit;
@@ -57,7 +58,7 @@ pub struct Pool<B> {
 }
 
 struct Idle<B> {
-    sender: http1::SendRequest<B>,
+    line: Line<B>,
     since: Timestamp,
 }
 
@@ -108,9 +109,9 @@ where
         // One that is not ready is closed, or its task has yet to notice that the exchange is over,
         // or it still carries an upload that nobody reads: not worth waiting for.
         let mut idle = self.idle.borrow_mut();
-        let freshest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        let freshest = idle.iter().rposition(|idle| idle.line.sender.is_ready())?;
         self.rules.tally.idle.sub(1);
-        Some(Sender::H1 { sender: idle.remove(freshest).sender, reused: true })
+        Some(Sender::H1 { line: idle.remove(freshest).line, reused: true })
     }
 
     async fn open(
@@ -133,9 +134,9 @@ where
             }
             // Of those that are there, none was ready at once.
             match self.spare() {
-                Some(mut sender) if choice == Choice::Any => {
-                    if sender.ready().await.is_ok() {
-                        return Ok(Sender::H1 { sender, reused: true });
+                Some(mut line) if choice == Choice::Any => {
+                    if line.sender.ready().await.is_ok() {
+                        return Ok(Sender::H1 { line, reused: true });
                     }
                 }
                 // Dropped, it makes room for a new one.
@@ -151,16 +152,17 @@ where
     }
 
     /// The freshest of those that are kept.
-    fn spare(&self) -> Option<http1::SendRequest<B>> {
-        self.idle.borrow_mut().pop().map(|idle| idle.sender)
+    fn spare(&self) -> Option<Line<B>> {
+        self.idle.borrow_mut().pop().map(|idle| idle.line)
     }
 
     async fn handshake_h1(&self, io: impl Io, place: Place) -> Result<Sender<B>, ConnectError> {
         let mut builder = http1::Builder::new();
         let handshake = builder.max_buf_size(READ_BUFFER).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
+        let (line, connection) = Line::new(sender, connection);
         spawn_local(ended(connection, place, Arc::clone(&self.rules.tally)));
-        Ok(Sender::H1 { sender, reused: false })
+        Ok(Sender::H1 { line, reused: false })
     }
 
     async fn handshake_h2(&self, io: impl Io, place: Place) -> Result<Sender<B>, ConnectError> {
@@ -175,10 +177,19 @@ where
         ConnectError::Http { origin: self.connector.name(), source }
     }
 
-    fn put_back(&self, sender: http1::SendRequest<B>) {
-        if !sender.is_closed() {
+    /// What has come over `line`, or over the connection that all share.
+    pub(super) fn answered(
+        self: &Rc<Self>,
+        answer: Response<Incoming>,
+        line: Option<Line<B>>,
+    ) -> Response<Content<B>> {
+        answer.map(|incoming| Content::new(incoming, line, Rc::clone(self)))
+    }
+
+    fn put_back(&self, line: Line<B>) {
+        if !line.sender.is_closed() {
             self.rules.tally.idle.add(1);
-            self.idle.borrow_mut().push(Idle { sender, since: self.timers.now() });
+            self.idle.borrow_mut().push(Idle { line, since: self.timers.now() });
             self.places.note();
         }
     }
@@ -188,7 +199,7 @@ where
         let oldest = self.timers.now() - self.rules.idle_timeout;
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|idle| idle.since > oldest && !idle.sender.is_closed());
+        idle.retain(|idle| idle.since > oldest && !idle.line.sender.is_closed());
         self.rules.tally.idle.sub((before - idle.len()) as u64);
     }
 }
@@ -217,22 +228,18 @@ async fn ended(
 
 /// A connection taken out for one exchange.
 pub(super) enum Sender<B> {
-    H1 { sender: http1::SendRequest<B>, reused: bool },
+    H1 { line: Line<B>, reused: bool },
     H2 { sender: http2::SendRequest<B>, reused: bool },
 }
 
-/// Why an exchange failed before its answer began.
-pub(super) struct SendFailure<B> {
-    pub(super) error: hyper::Error,
-    /// The request, if nothing of it was written.
-    pub(super) unsent: Option<Box<Request<B>>>,
-}
-
-impl<B> From<TrySendError<Request<B>>> for SendFailure<B> {
-    fn from(mut failure: TrySendError<Request<B>>) -> Self {
-        let unsent = failure.take_message().map(Box::new);
-        Self { unsent, error: failure.into_error() }
-    }
+/// A request that was handed over to a connection.
+pub(super) struct Sent<B, F> {
+    /// What hyper has to say to it.
+    pub(super) answer: F,
+    /// Whether the connection had carried others.
+    pub(super) reused: bool,
+    /// The connection, if it is this answer's alone.
+    pub(super) line: Option<Line<B>>,
 }
 
 impl<B> Sender<B>
@@ -240,33 +247,23 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(super) fn is_reused(&self) -> bool {
-        match self {
-            Self::H1 { reused, .. } | Self::H2 { reused, .. } => *reused,
-        }
-    }
-
-    /// Hands the request over at once; the future only waits for the answer, so that nothing as large
-    /// as a request is kept in it.
+    /// Hands the request over at once, so that nothing as large as a request is kept for it.
     pub(super) fn send(
         self,
         mut request: Request<B>,
-        pool: &Rc<Pool<B>>,
-    ) -> impl Future<Output = Result<Response<Content<B>>, SendFailure<B>>> + use<B> {
+        pool: &Pool<B>,
+    ) -> Sent<B, impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B>>
+    {
         match self {
-            Self::H1 { mut sender, .. } => {
+            Self::H1 { mut line, reused } => {
                 *request.version_mut() = Version::HTTP_11;
-                let (answer, pool) = (sender.try_send_request(request), Rc::clone(pool));
-                Either::Left(async move {
-                    Ok(answer.await?.map(|incoming| Content::new(incoming, Some(sender), pool)))
-                })
+                let answer = Either::Left(line.sender.try_send_request(request));
+                Sent { answer, reused, line: Some(line) }
             }
-            Self::H2 { mut sender, .. } => {
+            Self::H2 { mut sender, reused } => {
                 address(&mut request, pool.connector.origin());
-                let (answer, pool) = (sender.try_send_request(request), Rc::clone(pool));
-                Either::Right(async move {
-                    Ok(answer.await?.map(|incoming| Content::new(incoming, None, pool)))
-                })
+                let answer = Either::Right(sender.try_send_request(request));
+                Sent { answer, reused, line: None }
             }
         }
     }
@@ -291,7 +288,7 @@ where
 {
     incoming: Incoming,
     /// To be put back.
-    sender: Option<http1::SendRequest<B>>,
+    line: Option<Line<B>>,
     pool: Rc<Pool<B>>,
     /// Bytes that have come.
     passed: u64,
@@ -314,9 +311,9 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn new(incoming: Incoming, sender: Option<http1::SendRequest<B>>, pool: Rc<Pool<B>>) -> Self {
+    fn new(incoming: Incoming, line: Option<Line<B>>, pool: Rc<Pool<B>>) -> Self {
         let (passed, watch) = (0, Watch::default());
-        let mut content = Self { incoming, sender, pool, passed, watch };
+        let mut content = Self { incoming, line, pool, passed, watch };
         content.release_at_end();
         content
     }
@@ -328,8 +325,15 @@ where
     }
 
     fn release(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            self.pool.put_back(sender);
+        if let Some(line) = self.line.take() {
+            self.pool.put_back(line);
+        }
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match &self.line {
+            Some(line) => line.poll_frame(&mut self.incoming, cx),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
         }
     }
 
@@ -360,7 +364,7 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        Poll::Ready(match Pin::new(&mut self.incoming).poll_frame(cx) {
+        Poll::Ready(match self.poll_incoming(cx) {
             Poll::Pending => Some(Err(ready!(self.wait(cx)))),
             Poll::Ready(None) => {
                 self.release();

@@ -41,42 +41,43 @@ pub(super) fn is(class: u8, byte: u8) -> bool {
 /// How many bytes at the beginning are of a class.
 #[inline]
 pub(super) fn run(class: u8, bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(eight) = bytes[at..].first_chunk::<8>() {
-        if eight.iter().fold(class, |all, byte| all & CLASSES[usize::from(*byte)]) == 0 {
-            break;
+    let (mut rest, is_other) = (bytes, |byte: &u8| !is(class, *byte));
+    // Of a piece of known length each byte is looked at without counting.
+    while let Some((eight, after)) = rest.split_first_chunk::<8>() {
+        if let Some(at) = eight.iter().position(is_other) {
+            return bytes.len() - rest.len() + at;
         }
-        at += 8;
+        rest = after;
     }
-    at + bytes[at..].iter().position(|byte| !is(class, *byte)).unwrap_or(bytes.len() - at)
+    bytes.len() - rest.len() + rest.iter().position(is_other).unwrap_or(rest.len())
 }
 
 /// How many bytes at the beginning may stand in a line: all but controls, of which the tab may.
 #[inline]
 pub(super) fn plain(bytes: &[u8]) -> usize {
-    let mut at = 0;
+    let mut rest = bytes;
     // Most lines are passed over in this loop, which becomes vector instructions.
-    while let Some(sixteen) = bytes[at..].first_chunk::<16>() {
+    while let Some((sixteen, after)) = rest.split_first_chunk::<16>() {
         let is_control = |byte: &u8| u8::from(*byte < 0x20) | u8::from(*byte == 0x7f);
         if sixteen.iter().fold(0, |any, byte| any | is_control(byte)) != 0 {
             break;
         }
-        at += 16;
+        rest = after;
     }
-    while let Some(word) = bytes[at..].first_chunk::<8>() {
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
         let controls = controls(u64::from_le_bytes(*word));
         if controls == 0 {
-            at += 8;
+            rest = after;
             continue;
         }
-        at += controls.trailing_zeros() as usize / 8;
-        if bytes[at] != b'\t' {
-            return at;
+        let at = controls.trailing_zeros() as usize / 8;
+        if word[at] != b'\t' {
+            return bytes.len() - rest.len() + at;
         }
-        at += 1;
+        rest = &rest[at + 1..];
     }
     let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
-    at + bytes[at..].iter().position(is_control).unwrap_or(bytes.len() - at)
+    bytes.len() - rest.len() + rest.iter().position(is_control).unwrap_or(rest.len())
 }
 
 /// Has the highest bit of the first byte set that is a control; of those behind it that may be wrong.
