@@ -85,7 +85,7 @@
 //! | `proxy::in_flight` | how many requests of one identity are under way |
 //! | `proxy::heal` | what follows a 401 |
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes |
-//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening`, `answering` and `seated` keep clients within their limits |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
 //! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
