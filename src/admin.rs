@@ -1,4 +1,5 @@
-//! The side that operators and monitoring talk to: health, readiness, metrics, identities.
+//! The side that operators and monitoring talk to: health, readiness, metrics, identities, and a page
+//! that shows them.
 //!
 //! A listener of its own on the control thread, so that no probe competes with requests and no app
 //! reaches it by accident. It refuses web pages (threats 33 and 37), and changes without the key. It
@@ -10,8 +11,11 @@ mod desk;
 mod error;
 mod figures;
 mod health;
+mod observer;
+mod page;
 mod readiness;
 pub mod reload;
+mod state;
 
 use std::convert::Infallible;
 use std::io;
@@ -34,10 +38,8 @@ use tracing::{debug, warn};
 use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::metrics::Reloads;
-use crate::metrics::limits::Meters;
-use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::throttle::board::Board;
-use crate::server::Passed;
+use crate::server::{Counters, Passed};
 use crate::settings::AdminSettings;
 use crate::socket_file::{SharedSocket, SocketError};
 use crate::token::identities::Identities;
@@ -80,15 +82,14 @@ pub enum AdminStartError {
 }
 
 /// What is counted elsewhere and shown here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Instruments {
-    /// Requests that HTTP/1.1 does not know.
-    pub malformed: Arc<MalformedCounts>,
-    /// Limits that were reached, and how many clients are connected: their room is one for a proxy and
-    /// its successors.
-    pub meters: Arc<Meters>,
+    /// What the worker threads count.
+    pub counters: Counters,
     /// How often certificates were read anew, if there are any.
     pub certificates: Option<Arc<Reloads>>,
+    /// How often the configuration was read anew in this process.
+    pub configuration: Arc<Reloads>,
     /// What became of the audit log's lines, which is where operations are noted, too.
     pub audit: AuditLog,
     /// RingCentral's limits, if they are kept.
@@ -202,7 +203,7 @@ fn bind(
 async fn serve(desk: Arc<Desk>, listeners: Vec<Door>, phase: watch::Receiver<Phase>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
-    let mut watching = pin!(desk.watch_store());
+    let mut watching = pin!(desk.watch());
     let mut ended = pin!(ended(phase.clone()));
     loop {
         let accepted = async {

@@ -85,6 +85,18 @@ impl Clock {
         }
     }
 
+    /// The current wall-clock time in nanoseconds since 1970, as precise as it gets; for traces.
+    pub fn unix_nanos(&self) -> u64 {
+        match &self.0 {
+            None => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+                let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+                secs * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+            }
+            Some(manual) => manual.borrow().0 * 1_000_000,
+        }
+    }
+
     /// Whether [`Clock::advance`] may move it.
     pub const fn is_manual(&self) -> bool {
         self.0.is_some()
@@ -168,6 +180,28 @@ impl Stopwatch {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+
+    /// The time between two starts; zero if `earlier` was later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
+    }
+}
+
+/// The CPU time that this process has used.
+pub fn process_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), u32::try_from(used.tv_nsec).unwrap_or(0))
+}
+
+/// When this process has started, in Unix time, as far as `/proc` says so.
+pub fn process_start() -> Option<f64> {
+    // What follows the name, which may have blanks in it, begins with field 3.
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let since_boot: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot = system.lines().find_map(|line| line.strip_prefix("btime "))?;
+    // Linux shows these times in hundredths of a second, whatever its own tick is.
+    Some(boot.trim().parse::<f64>().ok()? + since_boot / 100.0)
 }
 
 /// The longest time between two looks at the wall clock while sleeping.

@@ -41,6 +41,7 @@ pub(crate) struct Config {
     pub(crate) admin: AdminConfig,
     pub(crate) audit: AuditConfig,
     pub(crate) log: LogConfig,
+    pub(crate) trace: TraceConfig,
 }
 
 /// `[proxy]`
@@ -296,6 +297,15 @@ pub(crate) struct LogConfig {
     pub(crate) filter: Option<String>,
     pub(crate) format: Option<String>,
     pub(crate) requests: Option<bool>,
+}
+
+/// `[trace]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TraceConfig {
+    pub(crate) otlp_url: Option<String>,
+    #[serde(deserialize_with = "count")]
+    pub(crate) sample_one_in: Option<NonZeroU32>,
 }
 
 impl Config {

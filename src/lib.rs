@@ -46,7 +46,7 @@
 //! | [`policy`] | PURE: rules about operations, and whether a request is within them |
 //! | [`mark`] | whether a file is still the one that was read |
 //! | [`clock`] | the only reader of the clocks; tests drive it |
-//! | [`metrics`] | counters, and the text that Prometheus reads; [`metrics::limits`], how often each limit was reached |
+//! | [`metrics`] | counters, histograms, and the text that Prometheus reads; [`metrics::traffic`], what the worker threads count; [`metrics::limits`], how often each limit was reached; [`metrics::throttling`], what RingCentral's do |
 //! | [`timers`] | one worker thread's coarse timeouts; [`timers::stall`] notices what stands still |
 //! | [`token`] | token set and generation |
 //! | [`token::lifecycle`] | PURE: when to renew, by what, and what a failure means |
@@ -88,10 +88,11 @@
 //! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening`, `answering` and `seated` keep clients within their limits |
 //! | `socket_file` | Unix sockets as files: bound, replaced after a crash, removed |
 //! | [`server::framing`], [`proxy::malformed`] | PURE: where requests begin and end by RFC 9112, and what is none; `server::guard` holds hyper to it |
-//! | [`admin`] | health, readiness, metrics, identities: a listener of its own on the control thread |
+//! | [`admin`] | health, readiness, metrics, identities, the status page: a listener of its own on the control thread |
 //! | [`service`] | a whole proxy from its settings, its successor after a reload, and the order of its end |
 //! | `cli::reign` | the proxies of one process, one after another; `cli::watch` sees that files change |
 //! | [`telemetry`] | logs |
+//! | `trace` | traces by OTLP, with the feature `otlp` |
 //! | [`audit`] | the audit log: a file, a queue, and a thread that writes |
 //! | [`sandbox`] | the stand-in for RingCentral; shares nothing with `oauth` and `token` |
 //!
@@ -122,4 +123,6 @@ pub mod store;
 pub mod telemetry;
 pub mod timers;
 pub mod token;
+#[cfg(feature = "otlp")]
+pub mod trace;
 pub mod upstream;

@@ -44,10 +44,11 @@ use rustls::ClientConfig;
 pub use admission::{Admission, Entry};
 pub use heal::REPLAY_FIELD;
 pub use outbound::Outbound;
-pub use record::Records;
+pub use record::Audience;
 
 use crate::clock::Timestamp;
 use crate::metrics::limits::{Limit, Meters};
+use crate::metrics::traffic::Tally;
 use crate::settings::{Origin, UpstreamSettings};
 use crate::timers::Timers;
 use crate::timers::stall::Pace;
@@ -92,7 +93,7 @@ pub struct Proxy {
     limits: Limits,
     names: Names,
     admission: Arc<Admission>,
-    records: Records,
+    audience: Audience,
     /// Shared by all threads; `None` if limits are RingCentral's affair.
     throttle: Option<Arc<Throttle>>,
     /// When an answer was last looked at for its limits.
@@ -236,14 +237,14 @@ impl Proxy {
         admission: Arc<Admission>,
         throttle: Option<Arc<Throttle>>,
         links: &Links,
-        records: Records,
+        audience: Audience,
     ) -> Self {
         let local = RefCell::default();
         let routes = Routes::new(&upstream.hosts);
-        let hosts = hosts(upstream, tls, &timers, &limits);
+        let hosts = hosts(upstream, tls, &timers, &limits, &audience.tally);
         let public = || Public::new(upstream, links.public_url.as_ref());
         let public = links.are_rewritten.then(public);
-        let tunnels = Tunnels::default();
+        let tunnels = Tunnels::new(Arc::clone(&audience.tally));
         Self {
             identities,
             routes,
@@ -255,7 +256,7 @@ impl Proxy {
             limits,
             names,
             admission,
-            records,
+            audience,
             throttle,
             noted: Cell::new(Timestamp::from_unix_millis(0)),
         }
@@ -267,10 +268,10 @@ impl Proxy {
     /// it may have to keep, and every open connection has room for its future.
     pub fn handle(
         self: Rc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         entry: Entry,
     ) -> impl Future<Output = Response<Outbound>> {
-        let mut record = Record::begin(&request, entry, &self.records);
+        let mut record = Record::begin(&mut request, entry, &self.audience);
         let mut visitor = Visitor::App;
         let version = request.version();
         let mut prepared = match self.prepare(request, entry, &mut record, &mut visitor) {
@@ -298,6 +299,7 @@ impl Proxy {
                 }
                 Prepared::Socket(socket) => {
                     let socket = socket.take().expect("a future is run once");
+                    record.sending();
                     Box::pin(self.open_tunnel(*socket)).await
                 }
                 Prepared::Told(answer) => {
@@ -315,7 +317,7 @@ impl Proxy {
                 answer
             });
             self.admission.cors.tell(visitor, answer.headers_mut());
-            record.end(&answer);
+            record.end(&self.audience, &answer);
             answer
         }
     }
@@ -323,14 +325,14 @@ impl Proxy {
     /// Answers a request that could not be read. `request` stands in its place.
     pub fn refuse<B>(
         &self,
-        request: &Request<B>,
+        request: &mut Request<B>,
         entry: Entry,
         malformed: Malformed,
     ) -> Response<Outbound> {
-        let mut record = Record::begin(request, entry, &self.records);
+        let mut record = Record::begin(request, entry, &self.audience);
         record.failed(&ProxyError::Malformed(malformed));
         let answer = self.refused(malformed);
-        record.end(&answer);
+        record.end(&self.audience, &answer);
         answer
     }
 
@@ -413,7 +415,7 @@ impl Proxy {
         }
         let (ready, in_flight) = match &identity {
             Whose::Known(id) => {
-                record.identified(self.identities.keeper(*id).name());
+                record.identified(*id, self.identities.keeper(*id).name());
                 let in_flight = self.enter(*id)?;
                 let token = self.token_at(*id, now);
                 let turn = token.is_some().then(|| self.turn_at_once(*id, want.as_ref(), now));
@@ -459,6 +461,7 @@ impl Proxy {
         generation: Generation,
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
+        record.sending();
         let answer = self.send(exchange).await?;
         record.answered(generation);
         let mut answer = if answer.status() == StatusCode::UNAUTHORIZED {
@@ -594,6 +597,7 @@ impl Proxy {
                 }
                 Err(SendError::SlowClient) => return Err(ProxyError::SlowClient),
                 Err(SendError::Broken { reused: true, .. }) if exchange.may_be_resent() => {
+                    self.audience.tally.resent.add(1);
                     choice = Choice::New;
                 }
                 Err(error) => return Err(ProxyError::Upstream(error)),
@@ -651,6 +655,7 @@ fn hosts(
     tls: &ClientConfig,
     timers: &Timers,
     limits: &Limits,
+    tally: &Arc<Tally>,
 ) -> Vec<Host> {
     let rules = Rules {
         idle_timeout: settings.idle_timeout,
@@ -658,6 +663,7 @@ fn hosts(
         max_connections: limits.upstream_connections,
         client_pace: limits.pace,
         meters: Arc::clone(&limits.meters),
+        tally: Arc::clone(tally),
     };
     let host = |origin: &Origin, websocket, rewrite_links| {
         let authority = HeaderValue::from_str(origin.authority.as_str());

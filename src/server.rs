@@ -39,18 +39,19 @@ pub use listen::ListenError;
 use listen::Sockets;
 pub use tls::{InboundCertificates, TlsFilesError};
 
-use crate::admin::Instruments;
 use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::metrics::limits::Meters;
+use crate::metrics::traffic::Traffic;
 use crate::proxy::body::{KeepLimit, ReplayMemory};
 use crate::proxy::cors::Cors;
 use crate::proxy::facade::Facade;
 use crate::proxy::hostnames::Hostnames;
+use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::peers::Caller;
 use crate::proxy::selection::Selection;
 use crate::proxy::throttle::Throttle;
-use crate::proxy::{Admission, Entry, Limits, Links, Names, Records};
+use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names};
 use crate::settings::Settings;
 use crate::token::identities::Identities;
 use worker::{Blueprint, Entrance, Phase, Worker};
@@ -79,6 +80,75 @@ pub struct Server {
     workers: Vec<Running>,
 }
 
+/// What the worker threads count, and how much they keep.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Requests that HTTP/1.1 does not know.
+    pub malformed: Arc<MalformedCounts>,
+    /// Everything else that they count.
+    pub traffic: Arc<Traffic>,
+    /// Limits that were reached, and how many clients are connected: their room is one for a proxy and
+    /// its successors.
+    pub meters: Arc<Meters>,
+    /// The memory of requests that are kept for a replay.
+    pub replay_memory: ReplayMemory,
+}
+
+impl Counters {
+    /// Nothing yet. One server at a time counts with them.
+    pub fn new(settings: &Settings) -> Self {
+        let traffic = Traffic::new(settings.proxy.workers.get(), settings.identities.len());
+        Self {
+            malformed: Arc::default(),
+            traffic: Arc::new(traffic),
+            meters: Arc::default(),
+            replay_memory: ReplayMemory::new(settings.proxy.replay_memory),
+        }
+    }
+
+    /// For a successor of the server that counts with these for `identities`. The sums go on.
+    #[must_use]
+    pub fn succeed(&self, identities: &Identities, settings: &Settings) -> Self {
+        let (workers, configured) = (settings.proxy.workers.get(), settings.identities.len());
+        let all = identities.configured().chain(identities.added());
+        let names = all.map(|(id, keeper)| (id.index(), keeper.name()));
+        let cap = settings.proxy.replay_memory;
+        let is_same = self.replay_memory.cap() == cap;
+        Self {
+            malformed: Arc::clone(&self.malformed),
+            meters: Arc::clone(&self.meters),
+            traffic: Arc::new(self.traffic.succeed(workers, configured, names)),
+            replay_memory: if is_same {
+                self.replay_memory.clone()
+            } else {
+                ReplayMemory::new(cap)
+            },
+        }
+    }
+}
+
+/// What a server has from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// For whom it sends.
+    pub identities: Arc<Identities>,
+    /// For connections to RingCentral.
+    pub tls: Arc<ClientConfig>,
+    /// What apps are shown, if they speak TLS.
+    pub certificates: Option<InboundCertificates>,
+    /// RingCentral's limits, if they are kept.
+    pub throttle: Option<Arc<Throttle>>,
+    /// What it counts.
+    pub counters: Counters,
+    /// Where it is noted who did what.
+    pub audit: AuditLog,
+    /// Who traces.
+    #[cfg(feature = "otlp")]
+    pub tracer: Option<crate::trace::Tracer>,
+    /// What it takes the time from.
+    pub clock: Clock,
+}
+
 #[derive(Debug)]
 struct Running {
     thread: thread::JoinHandle<()>,
@@ -88,48 +158,44 @@ struct Running {
 }
 
 impl Server {
-    /// Binds every address and starts the workers. `tls` is for connections to RingCentral.
-    ///
-    /// `certificates` are what apps are shown, if they speak TLS. Sockets that were `passed` and those
-    /// that `predecessor` listens on are taken over; it goes on listening until it is stopped or
-    /// retired.
-    #[allow(clippy::too_many_arguments, reason = "each is a part of its own")]
+    /// Binds every address and starts the workers. Sockets that were `passed` and those that
+    /// `predecessor` listens on are taken over; it goes on listening until it is stopped or retired.
     pub fn start(
         settings: &Settings,
-        identities: &Arc<Identities>,
-        tls: &Arc<ClientConfig>,
-        audit: &AuditLog,
-        throttle: Option<&Arc<Throttle>>,
-        clock: &Clock,
-        instruments: &Instruments,
-        certificates: Option<InboundCertificates>,
+        parts: &Parts,
         passed: &mut Passed,
         predecessor: Option<&Self>,
     ) -> Result<Self, ServerError> {
-        let Instruments { malformed, meters, .. } = instruments;
+        let Parts { identities, counters, .. } = parts;
         let admission = Arc::new(admission(settings));
         let blueprint = Blueprint {
             upstream: settings.upstream.clone(),
-            tls: Arc::clone(tls),
+            tls: Arc::clone(&parts.tls),
             identities: Arc::clone(identities),
-            limits: limits(settings, meters),
+            limits: limits(settings, counters),
             names: Names::new(format!("ringbearer-{:08x}", fastrand::u32(..))),
             admission: Arc::clone(&admission),
-            throttle: throttle.cloned(),
-            inbound_tls: certificates.clone(),
+            throttle: parts.throttle.clone(),
+            inbound_tls: parts.certificates.clone(),
             h2c: settings.proxy.h2c,
             client_idle_timeout: settings.proxy.client_idle_timeout,
             client_limits: settings.proxy.limits,
-            meters: Arc::clone(meters),
+            meters: Arc::clone(&counters.meters),
             request_head_timeout: settings.proxy.request_head_timeout,
-            malformed: Arc::clone(malformed),
+            malformed: Arc::clone(&counters.malformed),
             drain_timeout: settings.proxy.drain_timeout,
             links: Links {
                 are_rewritten: settings.proxy.rewrite_links,
                 public_url: settings.proxy.public_url.clone(),
             },
-            records: Records { log: settings.log.requests, audit: audit.clone() },
-            clock: clock.clone(),
+            audience: Audience {
+                tally: Arc::clone(counters.traffic.tally(0)),
+                log: settings.log.requests,
+                audit: parts.audit.clone(),
+                #[cfg(feature = "otlp")]
+                tracer: parts.tracer.clone(),
+            },
+            clock: parts.clock.clone(),
         };
         let entrances = entrances(settings, identities, &admission.hosts);
         let (addresses, mut entries): (Vec<_>, Vec<_>) = entrances.unzip();
@@ -143,7 +209,8 @@ impl Server {
             let entrances =
                 entrances.map(|(at, listener)| Entrance { listener, entry: entries[at] });
             let entrances = entrances.collect();
-            let (blueprint, phase) = (blueprint.clone(), phase.subscribe());
+            let (mut blueprint, phase) = (blueprint.clone(), phase.subscribe());
+            blueprint.audience.tally = Arc::clone(counters.traffic.tally(index));
             let (at_end, ended) = oneshot::channel();
             let (when_ceded, ceded) = oneshot::channel();
             let run = move || {
@@ -156,6 +223,7 @@ impl Server {
         };
         let workers = sockets.per_worker(count)?.into_iter().enumerate().map(spawn);
         let workers = workers.collect::<Result<_, ServerError>>()?;
+        let certificates = parts.certificates.clone();
         Ok(Self { addresses: sockets.addresses(), sockets, certificates, phase, workers })
     }
 
@@ -268,11 +336,11 @@ fn admission(settings: &Settings) -> Admission {
 
 /// What holds for one worker thread. Threads share the memory for replays and nothing else: of the
 /// rest, each has its part.
-fn limits(Settings { proxy, upstream, .. }: &Settings, meters: &Arc<Meters>) -> Limits {
+fn limits(Settings { proxy, upstream, .. }: &Settings, counters: &Counters) -> Limits {
     let keep = KeepLimit {
         max_bytes: proxy.max_replay_bytes,
         max_request_bytes: proxy.limits.max_request_bytes.unwrap_or(u64::MAX),
-        memory: ReplayMemory::new(proxy.replay_memory),
+        memory: counters.replay_memory.clone(),
     };
     Limits {
         token_wait: proxy.token_wait,
@@ -281,6 +349,6 @@ fn limits(Settings { proxy, upstream, .. }: &Settings, meters: &Arc<Meters>) -> 
         in_flight: proxy.limits.max_in_flight.div_ceil(proxy.workers.get()),
         pace: proxy.limits.pace,
         upstream_connections: upstream.max_connections.div_ceil(proxy.workers.get()),
-        meters: Arc::clone(meters),
+        meters: Arc::clone(&counters.meters),
     }
 }

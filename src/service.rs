@@ -26,9 +26,12 @@ use crate::admin::reload::{self, Orders, ReloadOrder};
 use crate::admin::{Admin, AdminStartError, Instruments};
 use crate::audit::{AuditError, AuditLog};
 use crate::clock::Clock;
+use crate::metrics::Reloads;
 use crate::oauth::endpoint::{ClientError, TokenEndpoint, http_client};
 use crate::proxy::throttle::Throttle;
-use crate::server::{InboundCertificates, Passed, PassedError, Server, ServerError};
+use crate::server::{
+    Counters, InboundCertificates, Parts, Passed, PassedError, Server, ServerError,
+};
 use crate::settings::{ApplicationSettings, Settings, StoreSettings};
 use crate::store::file::FileStore;
 use crate::store::memory::MemoryStore;
@@ -39,6 +42,8 @@ use crate::token::Generation;
 use crate::token::identities::Identities;
 use crate::token::keeper::Unavailable;
 use crate::token::names::Names;
+#[cfg(feature = "otlp")]
+use crate::trace;
 use crate::upstream::{TlsError, Trust, client_config, with_settings};
 use limits::Lasting;
 
@@ -104,6 +109,9 @@ pub struct Service {
     limits: Option<Arc<Lasting>>,
     throttle: Option<Arc<Throttle>>,
     admin: Option<Admin>,
+    /// Ends when nobody is left who could be traced.
+    #[cfg(feature = "otlp")]
+    exporting: Option<JoinHandle<()>>,
     /// Every proxy that notes in it has one: whose is the last closes it.
     audit: Arc<AuditLog>,
     /// What a successor goes on counting with.
@@ -202,28 +210,39 @@ impl Service {
         let limits = Lasting::with(settings, &names, clock, None)?;
         let throttle = limits.as_ref().and_then(|limits| limits.throttle(settings));
         let certificates = certificates(settings)?;
-        let instruments = Instruments::default();
-        let instruments = instruments.of(certificates.as_ref(), &audit, limits.as_deref());
-        let own = certificates.clone();
-        let server = Server::start(
-            settings,
-            &identities,
-            &tls,
-            &audit,
-            throttle.as_ref(),
-            clock,
-            &instruments,
-            own,
-            passed,
-            None,
-        )?;
+        #[cfg(feature = "otlp")]
+        let (tracer, exporting) = trace::start(settings.trace.as_ref(), &tls, clock)?.unzip();
+        let parts = Parts {
+            identities: Arc::clone(&identities),
+            tls,
+            certificates: certificates.clone(),
+            throttle: throttle.clone(),
+            counters: Counters::new(settings),
+            audit: AuditLog::clone(&audit),
+            #[cfg(feature = "otlp")]
+            tracer,
+            clock: clock.clone(),
+        };
+        let server = Server::start(settings, &parts, passed, None)?;
+        let instruments = instruments(&parts, Arc::default(), limits.as_deref());
         let (superior, orders) = reload::orders();
         let shown = instruments.clone();
         let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
         let admin = settings.admin.as_ref().map(start).transpose()?;
         passed.refuse_rest()?;
         let keeping = Keeping::start(identities, memory, certificates, clock);
-        Ok(Self { server, keeping, limits, throttle, admin, audit, instruments, orders })
+        Ok(Self {
+            server,
+            keeping,
+            limits,
+            throttle,
+            admin,
+            #[cfg(feature = "otlp")]
+            exporting,
+            audit,
+            instruments,
+            orders,
+        })
     }
 
     /// A proxy with `settings` that takes over this one's listening sockets, with the connections
@@ -250,14 +269,36 @@ impl Service {
         let identities = Arc::new(identities.audited(&audit, "serve"));
         let limits = Lasting::with(settings, names, clock, self.limits.as_ref())?;
         let throttle = limits.as_ref().and_then(|limits| limits.throttle(settings));
-        let keeping = Keeping::start(identities, memory, certificates.clone(), clock);
-        let instruments = self.instruments.clone();
-        let instruments = instruments.of(certificates.as_ref(), &audit, limits.as_deref());
-        let allotted = (throttle.as_ref(), certificates);
-        match self.take_over(settings, &tls, &keeping, allotted, &instruments, clock).await {
-            Ok((server, admin, orders)) => {
-                Ok(Self { server, keeping, limits, throttle, admin, audit, instruments, orders })
-            }
+        #[cfg(feature = "otlp")]
+        let (tracer, exporting) =
+            trace::start(settings.trace.as_ref(), &tls, clock).map_err(StartError::from)?.unzip();
+        let parts = Parts {
+            identities: Arc::clone(&identities),
+            tls,
+            certificates: certificates.clone(),
+            throttle: throttle.clone(),
+            counters: self.instruments.counters.succeed(&self.keeping.identities, settings),
+            audit: AuditLog::clone(&audit),
+            #[cfg(feature = "otlp")]
+            tracer,
+            clock: clock.clone(),
+        };
+        let reloads = Arc::clone(&self.instruments.configuration);
+        let instruments = instruments(&parts, reloads, limits.as_deref());
+        let keeping = Keeping::start(identities, memory, certificates, clock);
+        match self.take_over(settings, &parts, &keeping, &instruments).await {
+            Ok((server, admin, orders)) => Ok(Self {
+                server,
+                keeping,
+                limits,
+                throttle,
+                admin,
+                #[cfg(feature = "otlp")]
+                exporting,
+                audit,
+                instruments,
+                orders,
+            }),
             Err(error) => {
                 keeping.stop().await;
                 Err(error)
@@ -276,35 +317,20 @@ impl Service {
     async fn take_over(
         &self,
         settings: &Settings,
-        tls: &Arc<ClientConfig>,
+        parts: &Parts,
         keeping: &Keeping,
-        (throttle, certificates): (Option<&Arc<Throttle>>, Option<InboundCertificates>),
         instruments: &Instruments,
-        clock: &Clock,
     ) -> Result<(Server, Option<Admin>, Orders), SuccessionError> {
+        let Parts { identities, clock, .. } = parts;
         keeping.catch_up(&self.keeping.identities, clock).await?;
         let (superior, orders) = reload::orders();
-        let identities = &keeping.identities;
         // The workers last: they serve from the moment they are there.
         let (new, old) = (settings.admin.as_ref(), self.admin.as_ref());
         let shown = instruments.clone();
         let none = &mut Passed::default();
         let start = |admin| Admin::start(admin, identities, shown, clock, superior, none, old);
         let admin = new.map(start).transpose().map_err(StartError::from)?;
-        let audit = &instruments.audit;
-        let (none, old) = (&mut Passed::default(), Some(&self.server));
-        match Server::start(
-            settings,
-            identities,
-            tls,
-            audit,
-            throttle,
-            clock,
-            instruments,
-            certificates,
-            none,
-            old,
-        ) {
+        match Server::start(settings, parts, &mut Passed::default(), Some(&self.server)) {
             Ok(server) => Ok((server, admin, orders)),
             Err(error) => {
                 if let Some(admin) = admin {
@@ -313,6 +339,11 @@ impl Service {
                 Err(StartError::from(error).into())
             }
         }
+    }
+
+    /// How often the configuration was read anew in this process: whoever reloads counts here.
+    pub fn reloads(&self) -> &Reloads {
+        &self.instruments.configuration
     }
 
     /// The next order to reload.
@@ -370,6 +401,8 @@ impl Service {
         }
         self.server.stop().await;
         self.keeping.stop().await;
+        #[cfg(feature = "otlp")]
+        exported(self.exporting).await;
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
@@ -395,6 +428,8 @@ impl Service {
         }
         self.server.retire(hasten).await;
         self.keeping.stop().await;
+        #[cfg(feature = "otlp")]
+        exported(self.exporting).await;
         close(self.audit).await;
         if let Some(limits) = self.limits {
             limits.stop().await;
@@ -413,17 +448,26 @@ const fn is_memory(settings: &Settings) -> bool {
     matches!(settings.store, StoreSettings::Memory)
 }
 
-impl Instruments {
-    /// The same, with these certificates, this audit log and these limits.
-    fn of(
-        self,
-        certificates: Option<&InboundCertificates>,
-        audit: &AuditLog,
-        limits: Option<&Lasting>,
-    ) -> Self {
-        let certificates = certificates.map(|it| Arc::clone(it.reloads()));
-        let limits = limits.map(|it| Arc::clone(it.board()));
-        Self { certificates, audit: audit.clone(), limits, ..self }
+/// Waits until every span has been sent.
+#[cfg(feature = "otlp")]
+async fn exported(exporting: Option<JoinHandle<()>>) {
+    if let Some(exporting) = exporting {
+        exporting.await.expect("the exporter does not panic");
+    }
+}
+
+/// What is shown of a proxy with these `parts`.
+fn instruments(
+    parts: &Parts,
+    configuration: Arc<Reloads>,
+    limits: Option<&Lasting>,
+) -> Instruments {
+    Instruments {
+        counters: parts.counters.clone(),
+        certificates: parts.certificates.as_ref().map(|it| Arc::clone(it.reloads())),
+        configuration,
+        audit: parts.audit.clone(),
+        limits: limits.map(|it| Arc::clone(it.board())),
     }
 }
 
@@ -527,6 +571,7 @@ fn trust(settings: &Settings) -> Trust {
     };
     let wanted = settings.upstream.origin.tls
         || settings.upstream.hosts.iter().any(|host| host.origin.tls)
+        || settings.trace.as_ref().is_some_and(|trace| trace.collector.tls)
         || settings.applications.iter().any(|app| asks_by_https(app));
     match &settings.upstream.ca_file {
         _ if !wanted => Trust::Nobody,

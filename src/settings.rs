@@ -45,6 +45,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 
 /// Everything `serve` needs.
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub struct Settings {
     pub audit: Option<AuditSettings>,
     /// How to log.
     pub log: LogSettings,
+    /// Where traces go, if anywhere.
+    pub trace: Option<TraceSettings>,
     /// The files that all this was read from: who changes one wants a reload.
     pub files: Vec<Marked>,
 }
@@ -437,6 +440,15 @@ pub struct AdminSettings {
     pub key: Option<KeyDigest>,
     /// Names it is called by, besides its address and `localhost`.
     pub hosts: Vec<String>,
+}
+
+/// `[trace]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// The collector.
+    pub collector: Origin,
+    /// Of requests whose callers trace nothing, one in so many is traced.
+    pub sample_one_in: NonZeroU32,
 }
 
 /// `[audit]`.

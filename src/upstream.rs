@@ -29,6 +29,7 @@ pub use socket::upgrade;
 pub use tls::{TlsError, Trust, client_config, with_settings};
 
 use crate::metrics::limits::{Limit, Meters};
+use crate::metrics::traffic::Tally;
 use crate::timers::Timers;
 use crate::timers::stall::Pace;
 use patience::{Late, Patience};
@@ -70,6 +71,8 @@ pub struct Rules {
     pub client_pace: Pace,
     /// Where limits are counted that were reached.
     pub meters: Arc<Meters>,
+    /// What this thread counts.
+    pub tally: Arc<Tally>,
 }
 
 /// Sends requests to one origin, from one worker thread.

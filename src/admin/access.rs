@@ -2,7 +2,8 @@
 //!
 //! A web page can make a browser send requests to this machine, but it can neither forge `Host` to an
 //! address that is ours (after DNS rebinding it is the page's own name) nor keep the browser from
-//! telling where the request comes from. So: an exact list of hosts, no `Origin`, nothing cross-site.
+//! telling where the request comes from. So: an exact list of hosts, no `Origin` but that of our own
+//! page, nothing cross-site. Only the page itself, which holds nothing, may be come to from anywhere.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +16,8 @@ use crate::key::KeyDigest;
 use crate::settings::AdminSettings;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Who is let in.
 #[derive(Clone, Debug)]
@@ -46,10 +49,14 @@ impl Gate {
         }
         let mut sites = fields.get_all(SEC_FETCH_SITE).iter();
         let own = |site: &HeaderValue| site == "none" || site == "same-origin";
-        if fields.contains_key(ORIGIN) || !sites.all(own) {
-            return Err(AdminError::CrossSite);
-        }
-        Ok(())
+        let mut origins = fields.get_all(ORIGIN).iter();
+        let is_own_page = origins.all(|origin| is_of(origin, host)) && sites.all(own);
+        if is_own_page || is_visit(uri, fields) { Ok(()) } else { Err(AdminError::CrossSite) }
+    }
+
+    /// Whether anybody can change something.
+    pub(super) const fn has_key(&self) -> bool {
+        self.key.is_some()
     }
 
     /// Whether the key that allows changes was presented.
@@ -78,6 +85,25 @@ impl Gate {
                 known.eq_ignore_ascii_case(host) || ip.is_some() && address(known) == ip
             })
     }
+}
+
+/// Whether an origin is that of pages of this `Host`, over whatever leads here.
+fn is_of(origin: &HeaderValue, host: &HeaderValue) -> bool {
+    let (origin, host) = (origin.as_bytes(), host.as_bytes());
+    let bare = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+    bare.is_some_and(|bare| !bare.is_empty() && bare.eq_ignore_ascii_case(host))
+}
+
+/// Whether somebody follows a link to the page, in a window of its own.
+fn is_visit(uri: &Uri, fields: &HeaderMap) -> bool {
+    let is = |name: HeaderName, word: &str| {
+        let mut values = fields.get_all(name).iter();
+        values.next().is_some_and(|value| value == word) && values.next().is_none()
+    };
+    uri.path() == "/"
+        && !fields.contains_key(ORIGIN)
+        && is(SEC_FETCH_MODE, "navigate")
+        && is(SEC_FETCH_DEST, "document")
 }
 
 fn address(host: &str) -> Option<IpAddr> {
@@ -152,6 +178,59 @@ mod tests {
             let pairs = [(HOST, "localhost"), (name, value)];
             assert_eq!(admitted("127.0.0.1:9090", "/metrics", &pairs), in_, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn our_own_page_gets_in_by_the_host_that_it_was_loaded_from() {
+        for (host, origin, site, in_) in [
+            ("127.0.0.1:9090", "http://127.0.0.1:9090", "same-origin", true),
+            ("Localhost:9090", "http://localhost:9090", "same-origin", true),
+            ("ringbearer.internal", "https://ringbearer.internal", "same-origin", true),
+            ("127.0.0.1:9090", "http://127.0.0.1:9091", "same-site", false),
+            ("127.0.0.1:9090", "http://127.0.0.1:9090", "cross-site", false),
+            ("127.0.0.1:9090", "http://localhost:9090", "same-origin", false),
+            ("127.0.0.1:9090", "null", "same-origin", false),
+            ("127.0.0.1:9090", "http://", "same-origin", false),
+            // After DNS rebinding the page and the host have the same name, which is not ours.
+            ("evil.test:9090", "http://evil.test:9090", "same-origin", false),
+        ] {
+            let pairs = [(HOST, host), (ORIGIN, origin), (SEC_FETCH_SITE, site)];
+            let target = "/identities/a/renew";
+            assert_eq!(admitted("127.0.0.1:9090", target, &pairs), in_, "{pairs:?}");
+        }
+        let twice = [
+            (HOST, "127.0.0.1:9090"),
+            (ORIGIN, "http://127.0.0.1:9090"),
+            (ORIGIN, "https://evil.test"),
+        ];
+        assert!(!admitted("127.0.0.1:9090", "/", &twice));
+    }
+
+    #[test]
+    fn a_link_leads_to_the_page_and_to_nothing_else() {
+        for (target, mode, dest, in_) in [
+            ("/", "navigate", "document", true),
+            ("/?a", "navigate", "document", true),
+            ("/", "navigate", "iframe", false),
+            ("/", "no-cors", "document", false),
+            ("/state", "navigate", "document", false),
+            ("/identities", "navigate", "document", false),
+        ] {
+            let pairs = [
+                (HOST, "localhost"),
+                (SEC_FETCH_SITE, "cross-site"),
+                (SEC_FETCH_MODE, mode),
+                (SEC_FETCH_DEST, dest),
+            ];
+            assert_eq!(admitted("127.0.0.1:9090", target, &pairs), in_, "{target} {pairs:?}");
+        }
+        let rebound = [
+            (HOST, "evil.test"),
+            (SEC_FETCH_SITE, "none"),
+            (SEC_FETCH_MODE, "navigate"),
+            (SEC_FETCH_DEST, "document"),
+        ];
+        assert!(!admitted("127.0.0.1:9090", "/", &rebound));
     }
 
     #[test]

@@ -20,8 +20,10 @@ use super::access::Gate;
 use super::content::{self, NewIdentity, answer, json as json_answer};
 use super::error::AdminError;
 use super::figures;
-use super::health::Health;
-use super::readiness::{Member, judge, serves};
+use super::health::{Health, Seen};
+use super::observer::{self, Observer};
+use super::page;
+use super::readiness::{Member, Report, judge, serves};
 use super::reload::Superior;
 use super::{Instruments, Phase};
 use crate::audit::{self, Decision};
@@ -47,12 +49,13 @@ const MOST_LINES: usize = 1000;
 
 /// Everything an answer is made from.
 pub(super) struct Desk {
-    identities: Arc<Identities>,
-    instruments: Instruments,
+    pub(super) identities: Arc<Identities>,
+    pub(super) instruments: Instruments,
     configured: Vec<Arc<IdentitySettings>>,
-    health: Health,
-    gate: Gate,
-    clock: Clock,
+    pub(super) health: Health,
+    pub(super) observer: Observer,
+    pub(super) gate: Gate,
+    pub(super) clock: Clock,
     phase: watch::Receiver<Phase>,
     superior: Superior,
 }
@@ -62,6 +65,8 @@ type Answer = Result<Response<Full<Bytes>>, AdminError>;
 /// What a path stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Resource {
+    Page,
+    State,
     Health,
     Readiness,
     Metrics,
@@ -75,6 +80,8 @@ impl Resource {
     fn of(path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.split('/');
         let resource = match (parts.next()?, parts.next(), parts.next()) {
+            ("", None, _) => Self::Page,
+            ("state", None, _) => Self::State,
             ("healthz", None, _) => Self::Health,
             ("readyz", None, _) => Self::Readiness,
             ("metrics", None, _) => Self::Metrics,
@@ -89,7 +96,9 @@ impl Resource {
 
     const fn methods(&self) -> &'static str {
         match self {
-            Self::Health | Self::Readiness | Self::Metrics => "GET, HEAD",
+            Self::Page | Self::State | Self::Health | Self::Readiness | Self::Metrics => {
+                "GET, HEAD"
+            }
             Self::Identities => "GET, HEAD, POST",
             Self::Identity(_) => "GET, HEAD, DELETE",
             Self::Renewal(_) | Self::Reload => "POST",
@@ -109,16 +118,29 @@ impl Desk {
         let configured = identities.configured().map(|(_, keeper)| Arc::clone(keeper.settings()));
         let configured = configured.collect();
         let health = Health::new(Arc::clone(&identities), clock.clone());
-        Self { identities, instruments, configured, health, gate, clock, phase, superior }
+        let observer = Observer::new(&instruments, &clock);
+        Self { identities, instruments, configured, health, observer, gate, clock, phase, superior }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Looks at the store in the background. It never returns.
-    pub(super) async fn watch_store(&self) {
-        self.health.watch().await;
+    /// Looks at the store and at everything else in the background. It never returns.
+    pub(super) async fn watch(&self) {
+        tokio::join!(self.health.watch(), self.observe());
+    }
+
+    async fn observe(&self) {
+        loop {
+            self.observer.look(
+                &self.identities,
+                &self.instruments,
+                &self.health.seen(),
+                &self.clock,
+            );
+            self.clock.sleep(observer::EVERY).await;
+        }
     }
 
     /// Lets something else end first, descriptors mostly.
@@ -189,6 +211,8 @@ impl Desk {
             self.gate.allow_change(&head.headers)?;
         }
         match resource {
+            Resource::Page => Ok(page::answer()),
+            Resource::State => Ok(self.state().await),
             Resource::Health => Ok(json_answer(StatusCode::OK, &json!({"status": "ok"}))),
             Resource::Readiness => Ok(self.readiness().await),
             Resource::Metrics => Ok(self.metrics().await),
@@ -211,7 +235,12 @@ impl Desk {
     }
 
     async fn readiness(&self) -> Response<Full<Bytes>> {
-        let store = self.health.look().await;
+        let report = self.report(&self.health.look().await);
+        json_answer(report.code(), &report.content())
+    }
+
+    /// Whether requests are to come here.
+    pub(super) fn report(&self, store: &Seen) -> Report {
         let members = self.identities.configured().map(|(_, keeper)| {
             let status = keeper.status();
             let trouble = (!serves(&status)).then(|| chain(&*keeper.unavailable().reason));
@@ -219,8 +248,7 @@ impl Desk {
             Member { name: keeper.name().to_owned(), trouble, note }
         });
         let draining = *self.phase.borrow() != Phase::Serving;
-        let report = judge(draining, store.fault.as_deref(), &members.collect::<Vec<_>>());
-        json_answer(report.code(), &report.content())
+        judge(draining, store.fault.as_deref(), &members.collect::<Vec<_>>())
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
@@ -246,7 +274,7 @@ impl Desk {
     }
 
     /// What the keepers know by themselves.
-    fn without_store(&self, range: &Range) -> (Vec<Known>, Option<String>) {
+    pub(super) fn without_store(&self, range: &Range) -> (Vec<Known>, Option<String>) {
         let of = |keeper: &Keeper, origin| Known::from_settings(keeper.settings(), origin);
         let configured = self.identities.configured().map(|(_, it)| of(it, Origin::Configured));
         let mut known: Vec<_> = configured
@@ -278,7 +306,7 @@ impl Desk {
         Ok(json_answer(status, &json!(self.line(&known))))
     }
 
-    fn line(&self, known: &Known) -> Line {
+    pub(super) fn line(&self, known: &Known) -> Line {
         let keeper = self.identities.find(&known.name).map(|id| self.identities.keeper(id));
         Line::of(known, keeper.map(Keeper::status).as_ref(), self.clock.now())
     }
@@ -303,6 +331,7 @@ impl Desk {
         };
         let there = self.in_time(there).await?;
         info!(identity = name, application, with, "an operator has added this identity");
+        self.observer.operated(&name, "an operator has added this identity", &self.clock);
         self.show(&name, if there { StatusCode::OK } else { StatusCode::CREATED }).await
     }
 
@@ -320,6 +349,7 @@ impl Desk {
             return Err(AdminError::NoIdentity);
         }
         info!(identity = name, "an operator has removed this identity");
+        self.observer.operated(name, "an operator has removed this identity", &self.clock);
         Ok(json_answer(StatusCode::OK, &json!({ "name": name, "removed": true })))
     }
 
@@ -331,6 +361,7 @@ impl Desk {
             }
         };
         info!(identity = name, "an operator has ordered a renewal");
+        self.observer.operated(name, "an operator has ordered a renewal", &self.clock);
         let keeper = self.identities.keeper(id);
         tokio::select! {
             biased;
@@ -408,7 +439,9 @@ mod tests {
             ("/identities/sales/renew/", None),
             ("/identities/sales/revoke", None),
             ("/healthz/", None),
-            ("/", None),
+            ("/", Some(Resource::Page)),
+            ("//", None),
+            ("/state", Some(Resource::State)),
             ("*", None),
             ("/Healthz", None),
         ] {

@@ -29,7 +29,8 @@ pub(super) enum AdminError {
     #[error("changes need the key of admin.key_sha256: send Authorization: Bearer KEY")]
     Key,
     #[error(
-        "there is no such resource: there are /healthz, /readyz, /metrics, /identities, /reload"
+        "there is no such resource: there are /, /state, /healthz, /readyz, /metrics, /identities and \
+         /reload"
     )]
     Unknown,
     #[error("this resource has no such method: it has {0}")]

@@ -1,26 +1,24 @@
-//! `/metrics`: what the keepers know, for Prometheus.
+//! `/metrics`: what the keepers know and the worker threads count, for Prometheus.
 //!
 //! Labels are bounded: each configured identity has its series, and of those that were added the
 //! first hundred; all others are one, so that ten thousand identities do not become as many series.
+
+mod limits;
+mod traffic;
 
 use std::sync::Arc;
 
 use super::Instruments;
 use crate::audit::Counts;
 use crate::clock::{Clock, Timestamp};
-use crate::metrics::limits::{Limit, Meters};
-use crate::metrics::{Family, Hold, Kind, Outcome, Page, Reloads, Throttling};
+use crate::metrics::traffic::MOST_ADDED;
+use crate::metrics::{Kind, Outcome, Page, Reloads, process};
 use crate::proxy::malformed::{Malformed, MalformedCounts};
-use crate::proxy::throttle::SharingFigures;
-use crate::proxy::throttle::board::Board;
-use crate::token::identities::{Identities, IdentityId};
+use crate::token::identities::Identities;
 use crate::token::keeper::{Keeper, KeeperStatus};
 use crate::token::lifecycle::Standing;
 
 use super::health::Seen;
-
-/// Added identities with series of their own.
-const MOST_ADDED: usize = 100;
 
 /// Stands for all identities without; no identity has this name.
 const OTHER: &str = "_other";
@@ -46,17 +44,20 @@ pub(super) fn page(
     demand(&mut page, &named, &others);
     renewals(&mut page, &named, &others);
     whole(&mut page, counts, &others, seen);
+    traffic::write(&mut page, identities, &instruments.counters);
+    read_anew(&mut page, &instruments.configuration);
     if let Some(board) = &instruments.limits {
-        limits(&mut page, identities, board, clock.now());
+        limits::ringcentrals(&mut page, identities, board, clock.now());
     }
-    own_limits(&mut page, &instruments.meters);
+    limits::own(&mut page, &instruments.counters.meters);
     if let Some(reloads) = &instruments.certificates {
-        read_anew(&mut page, reloads);
+        certificates_read_anew(&mut page, reloads);
     }
-    refused(&mut page, &instruments.malformed);
+    refused(&mut page, &instruments.counters.malformed);
     if let Some(counts) = instruments.audit.counts() {
         audited(&mut page, counts);
     }
+    process::write(&mut page);
     page.into_text()
 }
 
@@ -149,89 +150,28 @@ fn whole(page: &mut Page, counts: [(&str, usize); 2], others: &[Looked<'_>], see
         .sample(&[], u8::from(seen.fault.is_none()));
     let help = "Token requests that the application has left in this minute, over all processes.";
     let mut family = page.family("ringbearer_budget_left", Kind::Gauge, help);
-    for (application, left) in &seen.left {
-        family.sample(&[("application", application)], left);
+    for budget in &seen.budgets {
+        family.sample(&[("application", &budget.application)], budget.left);
     }
-}
-
-fn limits(page: &mut Page, identities: &Identities, board: &Board, now: Timestamp) {
-    let added = identities.added().map(|(id, keeper)| (id, keeper.name()));
-    let mut named: Vec<_> =
-        identities.configured().map(|(id, keeper)| (id, keeper.name())).collect();
-    named.extend(added.take(MOST_ADDED));
-    let is_named = |id: IdentityId| named.iter().any(|(named, _)| *named == id);
-    let others: Vec<_> = identities.iter().map(|(id, _)| id).filter(|id| !is_named(*id)).collect();
-    let sum = |count: &dyn Fn(&Throttling) -> u64| {
-        let of = others.iter().filter_map(|id| board.figures(id.number())).map(count).sum::<u64>();
-        of + count(board.other_figures())
-    };
-    let each = |family: &mut Family<'_>,
-                label: Option<(&str, &str)>,
-                count: &dyn Fn(&Throttling) -> u64| {
-        for (id, name) in &named {
-            let labels: Vec<_> = [("identity", *name)].into_iter().chain(label).collect();
-            family.sample(&labels, board.figures(id.number()).map_or(0, count));
-        }
-        let labels: Vec<_> = [("identity", OTHER)].into_iter().chain(label).collect();
-        family.sample(&labels, sum(count));
-    };
-    let name = "ringbearer_throttle_penalties_total";
-    let mut family = page.family(name, Kind::Counter, "Answers 429 of RingCentral's.");
-    each(&mut family, None, &Throttling::penalties);
-    let name = "ringbearer_throttle_held_total";
-    let mut family = page.family(name, Kind::Counter, "Requests that were not sent, by why.");
-    for why in Hold::ALL {
-        each(&mut family, Some(("reason", why.as_str())), &|figures| figures.held(why));
+    let help = "Token requests that the application may make in a minute.";
+    let mut family = page.family("ringbearer_budget_limit", Kind::Gauge, help);
+    for budget in &seen.budgets {
+        family.sample(&[("application", &budget.application)], budget.limit);
     }
-    let name = "ringbearer_throttle_waiting";
-    let mut family = page.family(name, Kind::Gauge, "Requests that wait for their turns.");
-    each(&mut family, None, &Throttling::waiting);
-    if let Some(sharing) = board.sharing_figures() {
-        shared_limits(page, sharing);
-    }
-    let name = "ringbearer_rate_limit_remaining";
-    let help = "Requests left in a group, as RingCentral said within the last minute.";
-    let mut family = page.family(name, Kind::Gauge, help);
-    for (id, name) in &named {
-        let Some(figures) = board.figures(id.number()) else { continue };
-        for (group, label) in board.groups().names() {
-            if let Some(left) = figures.remaining(group.index(), now.unix_secs()) {
-                family.sample(&[("identity", name), ("group", label)], left);
-            }
-        }
-    }
-}
-
-/// How the proxies on one store share limits.
-fn shared_limits(page: &mut Page, sharing: SharingFigures) {
-    let name = "ringbearer_throttle_shared";
-    let help = "Whether limits are shared by the store; else each proxy keeps to its own part.";
-    page.family(name, Kind::Gauge, help).sample(&[], u8::from(sharing.is_up));
-    let name = "ringbearer_throttle_replicas";
-    page.family(name, Kind::Gauge, "Proxies that share limits.").sample(&[], sharing.replicas);
-    let name = "ringbearer_throttle_exchanges_total";
-    let help = "How often the store was asked for places, by whether it answered.";
-    let mut family = page.family(name, Kind::Counter, help);
-    family.sample(&[("outcome", "answered")], sharing.answered);
-    family.sample(&[("outcome", "failed")], sharing.failed);
-    let name = "ringbearer_throttle_penalties_heard_total";
-    page.family(name, Kind::Counter, "Penalties that other proxies have met.")
-        .sample(&[], sharing.heard);
-}
-
-/// Those of the proxy's own.
-fn own_limits(page: &mut Page, meters: &Meters) {
-    let name = "ringbearer_limit_reached_total";
-    let mut family = page.family(name, Kind::Counter, "How often each limit was reached.");
-    for limit in Limit::ALL {
-        family.sample(&[("limit", limit.as_str())], meters.get(limit));
-    }
-    let name = "ringbearer_client_connections";
-    page.family(name, Kind::Gauge, "Connections of clients that are open.")
-        .sample(&[], meters.connections());
 }
 
 fn read_anew(page: &mut Page, reloads: &Reloads) {
+    let help = "How often the configuration was read anew, and how often in vain.";
+    let mut family = page.family("ringbearer_reloads_total", Kind::Counter, help);
+    let (loaded, refused) = reloads.counts();
+    family.sample(&[("outcome", "loaded")], loaded);
+    family.sample(&[("outcome", "refused")], refused);
+    let help = "Whether the configuration cannot be used, and an older one still is.";
+    page.family("ringbearer_configuration_stale", Kind::Gauge, help)
+        .sample(&[], u8::from(reloads.is_stale()));
+}
+
+fn certificates_read_anew(page: &mut Page, reloads: &Reloads) {
     let help = "How often the certificates of [proxy.tls] were read anew, and how often in vain.";
     let mut family = page.family("ringbearer_tls_reloads_total", Kind::Counter, help);
     let (loaded, refused) = reloads.counts();
@@ -265,10 +205,15 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+    use super::super::health::Budget;
     use super::*;
+    use crate::metrics::traffic::{MethodClass, StatusClass, Traffic};
     use crate::oauth::endpoint::scripted::Script;
+    use crate::proxy::body::ReplayMemory;
+    use crate::proxy::throttle::board::Board;
     use crate::proxy::throttle::queue::Caller;
     use crate::proxy::throttle::{Throttle, Want};
+    use crate::server::Counters;
     use crate::settings::{ConfigSource, Overrides, Settings, ThrottleSettings};
     use crate::store::Enrolment;
     use crate::store::memory::MemoryStore;
@@ -294,11 +239,46 @@ mod tests {
         }
     }
 
+    fn counters(traffic: Traffic) -> Counters {
+        Counters {
+            malformed: Arc::default(),
+            traffic: Arc::new(traffic),
+            meters: Arc::default(),
+            replay_memory: ReplayMemory::new(1024),
+        }
+    }
+
+    fn instruments(counters: Counters) -> Instruments {
+        let (certificates, configuration, audit, limits) = Default::default();
+        Instruments { counters, certificates, configuration, audit, limits }
+    }
+
     fn figures(identities: &Arc<Identities>) -> String {
-        let seen = Seen { fault: None, left: vec![("crm".into(), 4)] };
-        let instruments = Instruments::default();
-        instruments.malformed.count(Malformed::LineEnd);
+        let budget = Budget { application: "crm".into(), left: 4, limit: 5 };
+        let seen = Seen { fault: None, budgets: vec![budget] };
+        let instruments = instruments(counters(Traffic::new(2, 2)));
+        instruments.counters.malformed.count(Malformed::LineEnd);
         page(identities, &instruments, &seen, &Clock::manual(NOW))
+    }
+
+    #[test]
+    fn what_was_counted_under_another_index_is_added_by_name() {
+        let old = Traffic::new(1, 2);
+        for index in [0, 0, 1] {
+            old.tally(0).answered(Some(index), MethodClass::Read, 200);
+        }
+        let new = old.succeed(1, 2, [(0, "support"), (1, "gone")]);
+        new.tally(0).answered(Some(1), MethodClass::Read, 200);
+        let mut page = Page::default();
+        traffic::write(&mut page, &identities(), &counters(new));
+        let page = page.into_text();
+        for (identity, count) in [("sales", 0), ("support", 3), ("gone", 1), ("_other", 0)] {
+            let line = format!(
+                "ringbearer_requests_total{{identity=\"{identity}\",method=\"read\",status=\"2xx\"}} \
+                 {count}\n"
+            );
+            assert_eq!(page.matches(&line).count(), 1, "{line}{page}");
+        }
     }
 
     fn series(page: &str) -> BTreeSet<String> {
@@ -312,8 +292,9 @@ mod tests {
         let before = series(&figures(&identities)).len();
         enrol(&identities, 0..100).await;
         let hundred = series(&figures(&identities));
-        // Usable, needs_login, generation, waiting, and the outcomes of renewals.
-        assert_eq!(hundred.len(), before + 100 * (4 + Outcome::ALL.len()));
+        // Usable, needs_login, generation, waiting, the outcomes of renewals, and requests.
+        let requests = MethodClass::ALL.len() * StatusClass::ALL.len();
+        assert_eq!(hundred.len(), before + 100 * (4 + Outcome::ALL.len() + requests));
         enrol(&identities, 100..1000).await;
         let page = figures(&identities);
         assert_eq!(series(&page), hundred, "to the letter");
@@ -342,6 +323,7 @@ mod tests {
             identities.keeper(id).renewals().count(Outcome::Refused);
         }
         let page = figures(&identities);
+        assert!(page.contains("\nringbearer_budget_limit{application=\"crm\"} 5\n"), "{page}");
         let line = "\nringbearer_renewals_total{identity=\"_other\",outcome=\"refused\"} 2\n";
         assert!(page.contains(line), "{page}");
         assert!(page.contains("\nringbearer_budget_left{application=\"crm\"} 4\n"), "{page}");
@@ -349,6 +331,7 @@ mod tests {
         let line = "\nringbearer_malformed_requests_total{reason=\"line_end\"} 1\n";
         assert!(page.contains(line), "{page}");
     }
+
     #[tokio::test]
     async fn limits_are_told_by_identity_and_group_and_their_series_are_bounded() {
         let identities = identities();
@@ -368,8 +351,9 @@ mod tests {
             throttle.after(turn, id, operation, StatusCode::TOO_MANY_REQUESTS, &fields, NOW);
             throttle.at_once(id, &want, NOW).unwrap_err();
         }
-        let seen = Seen { fault: None, left: Vec::new() };
-        let instruments = Instruments { limits: Some(board), ..Instruments::default() };
+        let seen = Seen { fault: None, budgets: Vec::new() };
+        let counters = counters(Traffic::new(2, 2));
+        let instruments = Instruments { limits: Some(board), ..instruments(counters) };
         let page = page(&identities, &instruments, &seen, &Clock::manual(NOW));
         for line in [
             "ringbearer_throttle_penalties_total{identity=\"sales\"} 1",

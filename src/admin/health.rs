@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -37,8 +38,20 @@ struct Looks {
 pub(super) struct Seen {
     /// Why it does not answer, if it does not.
     pub(super) fault: Option<String>,
-    /// Token requests that each application has left, by its name.
-    pub(super) left: Vec<(String, usize)>,
+    /// What each application has left.
+    pub(super) budgets: Vec<Budget>,
+}
+
+/// An application's token requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Budget {
+    /// Its name.
+    #[serde(rename = "name")]
+    pub(super) application: String,
+    /// How many are left in this minute.
+    pub(super) left: usize,
+    /// How many there are in any.
+    pub(super) limit: usize,
 }
 
 impl Health {
@@ -52,6 +65,15 @@ impl Health {
             self.look().await;
             self.clock.sleep(EVERY).await;
         }
+    }
+
+    /// What the store has said last; that it is well, before it was asked.
+    pub(super) fn seen(&self) -> Seen {
+        let looks = self.looks.try_lock();
+        looks
+            .ok()
+            .and_then(|looks| looks.last.as_ref().map(|(_, seen)| seen.clone()))
+            .unwrap_or_default()
     }
 
     /// What the store has said within five seconds, or says now.
@@ -83,20 +105,21 @@ impl Health {
 impl Seen {
     fn silence() -> Self {
         let fault = format!("it does not answer within {} s: check it", PATIENCE.as_secs());
-        Self { fault: Some(fault), left: Vec::new() }
+        Self { fault: Some(fault), budgets: Vec::new() }
     }
 }
 
 async fn ask(identities: Arc<Identities>) -> Seen {
     let fault = identities.check_store().await.err().map(|error| chain(&error));
-    let mut left = Vec::new();
+    let mut budgets = Vec::new();
     for application in identities.applications().iter().filter(|_| fault.is_none()) {
         if let Ok((ledger, now)) = identities.store().ledger(&application.client_id).await {
             let limit = application.token_requests_per_minute.get() as usize;
-            left.push((application.name.clone(), ledger.left(limit, now)));
+            let (application, left) = (application.name.clone(), ledger.left(limit, now));
+            budgets.push(Budget { application, left, limit });
         }
     }
-    Seen { fault, left }
+    Seen { fault, budgets }
 }
 
 fn tell(before: Option<&Seen>, now: &Seen) {

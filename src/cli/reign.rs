@@ -150,8 +150,10 @@ impl<'a> Reign<'a> {
     async fn reload(&mut self, by: &'static str) -> Result<(), NotReloaded> {
         let outcome = self.succeed().await;
         if let Err(why) = &outcome {
+            self.service.reloads().refused();
             error!(by, error = %chain(why), "not reloaded: the old configuration stays");
         } else {
+            self.service.reloads().loaded();
             info!(by, "reloaded: the configuration as it is now is in force");
         }
         // In the log that is in force now.

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     AdminConfig, ApplicationConfig, AuditConfig, ClientConfig, Config, FacadeConfig, HostConfig,
     Http2Config, IdentityConfig, LogConfig, PolicyConfig, ProxyConfig, StoreConfig, TlsConfig,
-    UpstreamConfig,
+    TraceConfig, UpstreamConfig,
 };
 
 /// Stands for a name that the user chooses, as in `[identity.NAME]`.
@@ -36,6 +36,7 @@ pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])
         (&["admin"], fields::<AdminConfig>()),
         (&["audit"], fields::<AuditConfig>()),
         (&["log"], fields::<LogConfig>()),
+        (&["trace"], fields::<TraceConfig>()),
     ]
 }
 

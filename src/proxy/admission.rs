@@ -182,7 +182,7 @@ impl Proxy {
         let found = self.timers.within(self.limits.token_wait, self.identities.discover(name));
         match found.await {
             Ok(Ok(Some(id))) => {
-                record.identified(self.identities.keeper(id).name());
+                record.identified(id, self.identities.keeper(id).name());
                 Ok(id)
             }
             Ok(Ok(None)) if matches!(whose, Whose::Sealed(_)) => {

@@ -41,6 +41,11 @@ impl ReplayMemory {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes that may be in use.
+    pub fn cap(&self) -> usize {
+        self.0.cap
+    }
+
     fn take(&self, bytes: usize) -> bool {
         let cap = self.0.cap;
         let grow = |used: usize| used.checked_add(bytes).filter(|after| *after <= cap);

@@ -234,6 +234,20 @@ impl ProxyError {
         }
     }
 
+    /// The message without anything that a client has sent, for whoever watches the proxy.
+    pub(super) fn in_own_words(&self) -> String {
+        match self {
+            Self::UnknownIdentity(_) => "a request named an identity that there is not".to_owned(),
+            Self::IdentityNotRead(_) => {
+                "the store cannot say whether there is an identity that a request named".to_owned()
+            }
+            Self::Denied(Denied::NotBound { who, .. }) => {
+                format!("{who} may not call as the identity that it named")
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// How long a client should wait before it tries again, where that may help.
     fn retry_after(&self) -> Option<Duration> {
         match self {

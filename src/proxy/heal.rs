@@ -37,22 +37,22 @@ impl Proxy {
         let refusal = Refusal::read(refused.body().prefix());
         record.refused(refusal.code());
         if exchange.sends() > 1 {
-            return Ok(not_replayed(refused, Reason::AlreadyResent));
+            return Ok(not_replayed(refused, Reason::AlreadyResent, record));
         }
         let verdict = replay::verdict(&refusal, exchange.content());
         self.note_reached(verdict);
         match verdict {
-            Verdict::Relay(reason) => Ok(not_replayed(refused, reason)),
+            Verdict::Relay(reason) => Ok(not_replayed(refused, reason, record)),
             Verdict::RenewAndRelay(reason) => {
                 self.renew_meanwhile(exchange.identity(), generation);
-                Ok(not_replayed(refused, reason))
+                Ok(not_replayed(refused, reason, record))
             }
             Verdict::Replay => match self.newer_token(exchange.identity(), generation).await {
-                None => Ok(not_replayed(refused, Reason::NoNewerToken)),
+                None => Ok(not_replayed(refused, Reason::NoNewerToken, record)),
                 // The upload went on meanwhile, and may have outgrown what is kept.
                 Some(newer) => match replay::verdict(&refusal, exchange.content()) {
                     Verdict::Relay(reason) | Verdict::RenewAndRelay(reason) => {
-                        Ok(not_replayed(refused, reason))
+                        Ok(not_replayed(refused, reason, record))
                     }
                     Verdict::Replay => {
                         drop(refused);
@@ -102,6 +102,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Outbound>, ProxyError> {
         exchange.authorize(newer.value);
+        record.sending();
         let answer = self.send(exchange).await?;
         record.replayed(newer.generation);
         if answer.status() != StatusCode::UNAUTHORIZED {
@@ -126,7 +127,12 @@ impl Proxy {
 }
 
 /// RingCentral's refusal, with the reason why it is passed on.
-fn not_replayed(mut refused: Response<Outbound>, why: Reason) -> Response<Outbound> {
+fn not_replayed(
+    mut refused: Response<Outbound>,
+    why: Reason,
+    record: &mut Record,
+) -> Response<Outbound> {
+    record.not_replayed(why);
     let fields = refused.headers_mut();
     headers::to_client(fields);
     fields.insert(REPLAY_FIELD, HeaderValue::from_static(why.as_str()));

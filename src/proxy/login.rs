@@ -133,8 +133,9 @@ impl Proxy {
         let asked = Asked { fixed, path, uri: &head.uri, fields: &head.headers, found: &found };
         let chosen = self.admission.selection.choose_for(client, asked, hint);
         let whose = self.whose(chosen.map_err(ProxyError::Denied)?)?;
-        let keeper = self.identities.keeper(self.known(&whose, record).await?);
-        record.identified(keeper.name());
+        let id = self.known(&whose, record).await?;
+        let keeper = self.identities.keeper(id);
+        record.identified(id, keeper.name());
         let holder = Holder { client: client.map(|it| &*it.name), identity: keeper.name() };
         Ok(self.admission.facade.issue(holder, keeper.particulars(), keys, now))
     }

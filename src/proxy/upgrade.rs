@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use super::error::ProxyError;
 use super::headers::{self, Found, Injected};
 use super::outbound::Outbound;
 use crate::clock::Timestamp;
+use crate::metrics::traffic::Tally;
 use crate::timers::Timers;
 use crate::upstream::{Connector, upgrade};
 
@@ -38,18 +40,26 @@ const MAX_REFUSAL: usize = 64 * 1024;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The open tunnels of one worker thread. Clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tunnels(Rc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     open: Cell<usize>,
+    tally: Arc<Tally>,
     closing: Cell<bool>,
     close: Notify,
     all_gone: Notify,
 }
 
 impl Tunnels {
+    /// None, on the thread of `tally`.
+    pub fn new(tally: Arc<Tally>) -> Self {
+        let (open, closing) = (Cell::default(), Cell::default());
+        let (close, all_gone) = (Notify::new(), Notify::new());
+        Self(Rc::new(Shared { open, tally, closing, close, all_gone }))
+    }
+
     /// How many are open.
     pub fn count(&self) -> usize {
         self.0.open.get()
@@ -82,6 +92,7 @@ struct Open(Tunnels);
 impl Open {
     fn new(tunnels: &Tunnels) -> Self {
         tunnels.0.open.set(tunnels.0.open.get() + 1);
+        tunnels.0.tally.websockets.add(1);
         Self(tunnels.clone())
     }
 }
@@ -90,6 +101,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         let shared = &self.0.0;
         shared.open.set(shared.open.get() - 1);
+        shared.tally.websockets.sub(1);
         if shared.open.get() == 0 {
             shared.all_gone.notify_one();
         }

@@ -23,6 +23,7 @@ use super::guard::{Post, Waits};
 use super::opening::{Opening, State};
 use super::patience::Patience;
 use crate::metrics::limits::{Limit, Meters};
+use crate::metrics::traffic::Tally;
 use crate::timers::stall::{Pace, Watch};
 use crate::timers::{Deadline, Timers};
 use crate::upstream::LocalExecutor;
@@ -110,6 +111,7 @@ impl Drop for Guest {
 /// Whether requests are in progress on one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
+    tally: Arc<Tally>,
     requests: Cell<u32>,
     /// Whether there has been any.
     has_begun: Cell<bool>,
@@ -123,10 +125,11 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// None yet. `post` is what the connection's guard has to say.
-    pub(super) fn new(post: Arc<Post>) -> Self {
+    /// None yet, on the thread of `tally`. `post` is what the connection's guard has to say.
+    pub(super) fn new(tally: &Arc<Tally>, post: Arc<Post>) -> Rc<Self> {
         let (requests, has_begun, fell_idle, owed, given) = Default::default();
-        Self { requests, has_begun, fell_idle, owed, given, post }
+        let tally = Arc::clone(tally);
+        Rc::new(Self { tally, requests, has_begun, fell_idle, owed, given, post })
     }
 
     pub(super) fn post(&self) -> &Arc<Post> {
@@ -136,35 +139,49 @@ impl Activity {
 
 /// A request in progress, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Busy(Rc<Activity>);
+pub(super) struct Busy {
+    activity: Rc<Activity>,
+    is_answered: bool,
+}
 
 impl Busy {
     pub(super) fn new(activity: &Rc<Activity>) -> Self {
         activity.requests.set(activity.requests.get() + 1);
         activity.has_begun.set(true);
-        Self(Rc::clone(activity))
+        activity.tally.in_progress.add(1);
+        Self { activity: Rc::clone(activity), is_answered: false }
+    }
+
+    /// Its answer has begun.
+    pub(super) fn answered(&mut self) {
+        self.is_answered = true;
     }
 
     pub(super) fn post(&self) -> &Post {
-        &self.0.post
+        &self.activity.post
     }
 
     /// An answer waits for its client, or does so no more.
     pub(super) fn owe(&self, is_owed: bool) {
-        let owed = self.0.owed.get();
-        self.0.owed.set(if is_owed { owed + 1 } else { owed - 1 });
+        let owed = self.activity.owed.get();
+        self.activity.owed.set(if is_owed { owed + 1 } else { owed - 1 });
     }
 
     /// An answer has given a piece.
     pub(super) fn gave(&self, size: usize) {
-        self.0.given.set(self.0.given.get() + size as u64);
+        self.activity.given.set(self.activity.given.get() + size as u64);
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get() - 1);
-        self.0.fell_idle.set(true);
+        let Activity { tally, requests, fell_idle, .. } = &*self.activity;
+        requests.set(requests.get() - 1);
+        fell_idle.set(true);
+        tally.in_progress.sub(1);
+        if !self.is_answered {
+            tally.abandoned.add(1);
+        }
     }
 }
 
@@ -255,6 +272,7 @@ impl<C: Drainable> Serving<C> {
         patience: Patience,
         connections: Connections,
     ) -> Self {
+        activity.tally.accepted.add(1);
         let (taking, flushing, key, farewell) = Default::default();
         let idle_timeout = connections.rules().idle_timeout;
         let idle = connections.0.timers.deadline(idle_timeout);

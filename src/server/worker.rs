@@ -37,10 +37,11 @@ use super::seated::Seated;
 use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::metrics::limits::{Limit, Meters};
+use crate::metrics::traffic::Tally;
 use crate::proxy::error;
 use crate::proxy::malformed::MalformedCounts;
 use crate::proxy::throttle::Throttle;
-use crate::proxy::{Admission, Entry, Limits, Links, Names, Outbound, Proxy, Records};
+use crate::proxy::{Admission, Audience, Entry, Limits, Links, Names, Outbound, Proxy};
 use crate::settings::{ClientLimits, Http2Limits, UpstreamSettings};
 use crate::timers::Timers;
 use crate::token::identities::Identities;
@@ -85,7 +86,7 @@ pub(super) struct Blueprint {
     pub(super) request_head_timeout: Duration,
     pub(super) malformed: Arc<MalformedCounts>,
     pub(super) drain_timeout: Duration,
-    pub(super) records: Records,
+    pub(super) audience: Audience,
     pub(super) clock: Clock,
 }
 
@@ -111,6 +112,7 @@ pub(super) struct Worker {
     request_head_timeout: Duration,
     malformed: Arc<MalformedCounts>,
     drain_timeout: Duration,
+    tally: Arc<Tally>,
     clock: Clock,
 }
 
@@ -133,6 +135,7 @@ impl Worker {
 
     fn new(blueprint: Blueprint, phase: watch::Receiver<Phase>) -> Self {
         let timers = Timers::new(blueprint.clock.clone());
+        let tally = Arc::clone(&blueprint.audience.tally);
         let ClientLimits { max_connections, handshake_timeout, pace, http2, .. } =
             blueprint.client_limits;
         let (idle_timeout, meters) = (blueprint.client_idle_timeout, blueprint.meters);
@@ -148,7 +151,7 @@ impl Worker {
             Arc::clone(&blueprint.admission),
             blueprint.throttle,
             &blueprint.links,
-            blueprint.records,
+            blueprint.audience,
         );
         Self {
             proxy: Rc::new(proxy),
@@ -164,6 +167,7 @@ impl Worker {
             request_head_timeout: blueprint.request_head_timeout,
             malformed: blueprint.malformed,
             drain_timeout: blueprint.drain_timeout,
+            tally,
             clock: blueprint.clock,
         }
     }
@@ -361,7 +365,7 @@ impl Worker {
         post: Arc<Post>,
         entry: Entry,
     ) -> impl Future<Output = ()> + use<I> {
-        let activity = Rc::new(Activity::new(post));
+        let activity = Activity::new(&self.tally, post);
         let service = self.service(&activity, entry);
         let (opening, io) = Opening::of(io);
         let limits = self.http2;
@@ -409,7 +413,7 @@ impl Worker {
         framing: Framing,
     ) -> (TokioIo<Guard<I>>, Rc<Activity>) {
         let guard = Guard::new(io, framing, Arc::clone(&post), Arc::clone(&self.malformed));
-        (TokioIo::new(guard), Rc::new(Activity::new(post)))
+        (TokioIo::new(guard), Activity::new(&self.tally, post))
     }
 
     fn serving<C: Drainable>(
@@ -435,12 +439,12 @@ impl Worker {
         Future: 'static,
     > + use<> {
         let (worker, activity) = (Rc::clone(self), Rc::clone(activity));
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
             let (worker, busy) = (Rc::clone(&worker), Busy::new(&activity));
             let (version, standing) = (request.version(), busy.post().standing(&request));
             let answer = match standing {
                 Standing::Substitute(malformed) => {
-                    Either::Left(ready(worker.proxy.refuse(&request, entry, malformed)))
+                    Either::Left(ready(worker.proxy.refuse(&mut request, entry, malformed)))
                 }
                 _ => Either::Right(Rc::clone(&worker.proxy).handle(request, entry)),
             };
@@ -453,8 +457,9 @@ impl Worker {
         mut answer: Response<Outbound>,
         version: Version,
         standing: Standing,
-        busy: Busy,
+        mut busy: Busy,
     ) -> Response<Answering> {
+        busy.answered();
         if let Some(malformed) = busy.post().malformed()
             && error::blames_the_content(&answer)
         {

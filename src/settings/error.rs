@@ -202,6 +202,10 @@ pub enum SettingsError {
     )]
     RedirectUri { uri: String },
     #[error(
+        "trace.otlp_url needs a program that was built with traces: cargo build --release --features otlp"
+    )]
+    NoTraces,
+    #[error(
         "admin.listen {address} can be reached from other machines: listen on 127.0.0.1, or set \
          admin.allow_remote = true if the network keeps strangers out"
     )]

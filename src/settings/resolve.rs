@@ -23,6 +23,7 @@ use super::identity::{self, Endpoints, applications, identities};
 use super::limits::{count, limits};
 use super::policy::policy;
 use super::socket::{self, Access};
+use super::trace::trace;
 use super::{
     AuditSettings, HostNames, IdentitySettings, LogFormat, LogSettings, Origin, PacingSettings,
     Place, ProxySettings, RedisSettings, Settings, SettingsError, SocketSettings, StoreSettings,
@@ -92,6 +93,7 @@ pub(super) fn settings(
     let audit = file("audit.file", config.audit.file, directory)?;
     let audit = audit.map(|file| AuditSettings { file });
     let log = log(config.log)?;
+    let trace = trace(config.trace)?;
     let applications = applications.into_values().collect();
     let settings = Settings {
         proxy,
@@ -105,6 +107,7 @@ pub(super) fn settings(
         admin,
         audit,
         log,
+        trace,
         files,
     };
     Ok((settings, warnings))

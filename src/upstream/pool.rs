@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::connect::{ConnectError, Connection, Connector, Io};
 use super::places::{Place, Places};
 use crate::clock::Timestamp;
 use crate::metrics::limits::Limit;
+use crate::metrics::traffic::Tally;
 use crate::timers::Timers;
 use crate::timers::stall::{Pace, Watch};
 
@@ -107,6 +109,7 @@ where
         // or it still carries an upload that nobody reads: not worth waiting for.
         let mut idle = self.idle.borrow_mut();
         let freshest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        self.rules.tally.idle.sub(1);
         Some(Sender::H1 { sender: idle.remove(freshest).sender, reused: true })
     }
 
@@ -156,14 +159,14 @@ where
         let mut builder = http1::Builder::new();
         let handshake = builder.max_buf_size(READ_BUFFER).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
-        spawn_local(ended(connection, place));
+        spawn_local(ended(connection, place, Arc::clone(&self.rules.tally)));
         Ok(Sender::H1 { sender, reused: false })
     }
 
     async fn handshake_h2(&self, io: impl Io, place: Place) -> Result<Sender<B>, ConnectError> {
         let handshake = http2::Builder::new(LocalExecutor).handshake(io).await;
         let (sender, connection) = handshake.map_err(|source| self.no_http(source))?;
-        spawn_local(ended(connection, place));
+        spawn_local(ended(connection, place, Arc::clone(&self.rules.tally)));
         self.shared.replace(Some(sender.clone()));
         Ok(Sender::H2 { sender, reused: false })
     }
@@ -174,6 +177,7 @@ where
 
     fn put_back(&self, sender: http1::SendRequest<B>) {
         if !sender.is_closed() {
+            self.rules.tally.idle.add(1);
             self.idle.borrow_mut().push(Idle { sender, since: self.timers.now() });
             self.places.note();
         }
@@ -182,7 +186,10 @@ where
     /// Drops what has idled too long, and what the other side has closed.
     pub(super) fn sweep(&self) {
         let oldest = self.timers.now() - self.rules.idle_timeout;
-        self.idle.borrow_mut().retain(|idle| idle.since > oldest && !idle.sender.is_closed());
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|idle| idle.since > oldest && !idle.sender.is_closed());
+        self.rules.tally.idle.sub((before - idle.len()) as u64);
     }
 }
 
@@ -193,8 +200,16 @@ impl<B> fmt::Debug for Pool<B> {
 }
 
 /// Drives a connection. Its errors reach whoever waits for an answer on it.
-async fn ended(connection: impl Future<Output = hyper::Result<()>>, place: Place) {
-    if let Err(error) = connection.await {
+async fn ended(
+    connection: impl Future<Output = hyper::Result<()>>,
+    place: Place,
+    tally: Arc<Tally>,
+) {
+    tally.opened.add(1);
+    tally.open.add(1);
+    let ended = connection.await;
+    tally.open.sub(1);
+    if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
     }
     drop(place);

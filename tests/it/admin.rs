@@ -1,6 +1,5 @@
 //! The admin listener: health, readiness, metrics, identities, and who gets in.
 
-use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use ringbearer::key::KeyDigest;
 use ringbearer::sandbox::{Fault, FaultKind, Place};
 use serde_json::{Value, json};
 
+use crate::exposition;
 use crate::redis_server::RedisServer;
 use crate::support::{ECHO, Environment, REFRESH_IDENTITY, Wishes, settle};
 
@@ -196,7 +196,16 @@ async fn readiness_goes_before_the_last_request_is_answered_and_health_stays() {
 async fn strangers_and_web_pages_are_refused_whatever_they_ask_for() {
     let environment = environment().await;
     environment.rest().await;
-    for path in ["/healthz", "/readyz", "/metrics", "/identities", "/identities/test", "/nothing"] {
+    for path in [
+        "/",
+        "/state",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/identities",
+        "/identities/test",
+        "/nothing",
+    ] {
         for (field, value, status, code) in [
             ("host", "evil.test", 421, "RBR-421"),
             ("origin", "https://evil.test", 403, "RBR-422"),
@@ -405,7 +414,7 @@ async fn metrics_are_what_prometheus_reads_and_say_what_happened() {
     environment.clock.advance(600 * SECOND);
     environment.rest().await;
     let page = environment.metrics().await;
-    let samples = parsed(&page);
+    let samples = exposition::parsed(&page).samples;
     for (series, value) in [
         ("ringbearer_identity_usable{identity=\"test\"}", 1.0),
         ("ringbearer_identity_needs_login{identity=\"test\"}", 0.0),
@@ -423,39 +432,4 @@ async fn metrics_are_what_prometheus_reads_and_say_what_happened() {
         assert_eq!(samples.get(series), Some(&value), "{series} in\n{page}");
     }
     environment.finish().await;
-}
-
-/// Every sample by its series; refuses what is not in the format.
-fn parsed(page: &str) -> HashMap<String, f64> {
-    let mut samples = HashMap::new();
-    let (mut helped, mut typed) = (String::new(), String::new());
-    for line in page.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            rest.split_once(' ').expect("a name and a text").0.clone_into(&mut helped);
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("a name and a kind");
-            assert!(name == helped && ["counter", "gauge"].contains(&kind), "{line}");
-            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-            name.clone_into(&mut typed);
-        } else {
-            let (series, value) = line.rsplit_once(' ').expect("a series and a value");
-            let name = series.split('{').next().unwrap();
-            assert_eq!(name, typed, "{line} stands below its description");
-            if let Some(labels) = series.strip_prefix(name).filter(|labels| !labels.is_empty()) {
-                let inner =
-                    labels.strip_prefix('{').and_then(|it| it.strip_suffix('}')).expect(line);
-                for label in inner.split(',') {
-                    let (label, text) = label.split_once('=').expect(line);
-                    assert!(label.bytes().all(|b| b.is_ascii_lowercase()), "{line}");
-                    assert!(
-                        text.len() >= 2 && text.starts_with('"') && text.ends_with('"'),
-                        "{line}"
-                    );
-                }
-            }
-            let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
-            assert!(samples.insert(series.to_owned(), value).is_none(), "twice: {line}");
-        }
-    }
-    samples
 }

@@ -144,26 +144,32 @@ impl Page {
     }
 
     /// The value as text; of a page that is just left, nothing.
-    async fn evaluate(&mut self, expression: &str) -> String {
+    pub(crate) async fn evaluate(&mut self, expression: &str) -> String {
         self.awaited(&format!("String({expression})")).await
     }
 
     /// The text that a promise comes to.
     pub(crate) async fn awaited(&mut self, expression: &str) -> String {
+        let order = json!({
+            "expression": expression, "returnByValue": true, "awaitPromise": true,
+        });
+        let result = self.order("Runtime.evaluate", &order).await;
+        result["result"]["value"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What the browser answers to a command of its protocol.
+    pub(crate) async fn order(&mut self, method: &str, params: &Value) -> Value {
         self.asked += 1;
         let asked = self.asked;
-        let order = json!({"id": asked, "method": "Runtime.evaluate", "params": {
-            "expression": expression, "returnByValue": true, "awaitPromise": true,
-        }});
+        let order = json!({"id": asked, "method": method, "params": params});
         self.socket.send(Message::text(order.to_string())).await.unwrap();
         loop {
             let message = tokio::time::timeout(PATIENCE, self.socket.next()).await;
             let message = message.expect("it answers").expect("it lives").unwrap();
             let Ok(text) = message.into_text() else { continue };
-            let Ok(answer) = serde_json::from_str::<Value>(&text) else { continue };
+            let Ok(mut answer) = serde_json::from_str::<Value>(&text) else { continue };
             if answer["id"] == asked {
-                let value = answer["result"]["result"]["value"].as_str();
-                return value.unwrap_or_default().to_owned();
+                return answer["result"].take();
             }
         }
     }

@@ -37,7 +37,7 @@ async fn scripted(proxy: &str, upstream: &str) -> (Environment, TcpListener) {
 pub(crate) async fn figure(environment: &Environment, name: &str) -> u64 {
     let url = format!("http://{}/metrics", environment.proxy().admin_addresses()[0]);
     let page = environment.client.get(url).send().await.unwrap().text().await.unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{name}: {page}")).trim().parse().unwrap()
 }
 

@@ -42,13 +42,13 @@ impl Site {
 }
 
 /// A browser that shows one page. It is ended when it is dropped.
-struct Browser {
+pub(crate) struct Browser {
     child: Child,
     profile: TempDir,
 }
 
 impl Browser {
-    fn open(url: &str) -> Self {
+    pub(crate) fn open(url: &str) -> Self {
         Self::open_with(url, &[])
     }
 
@@ -61,7 +61,7 @@ impl Browser {
         Self { child: command.spawn().unwrap(), profile }
     }
 
-    async fn page(&self) -> Page {
+    pub(crate) async fn page(&self) -> Page {
         Page::shown(self.profile.path().to_str().unwrap()).await
     }
 }

@@ -73,6 +73,40 @@ impl Site {
         (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap())
     }
 
+    /// Of `/metrics`, by name and labels.
+    async fn figures<const N: usize>(&self, names: [&str; N]) -> [u64; N] {
+        let url = format!("http://{}/metrics", self.admin);
+        let page = client().get(url).send().await.unwrap().text().await.unwrap();
+        names.map(|name| {
+            let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+            page.lines().find_map(value).unwrap_or_else(|| panic!("no {name} in {page}"))
+        })
+    }
+
+    /// A request is over a moment after its client has the answer.
+    async fn until<const N: usize>(&self, names: [&str; N], wanted: [u64; N]) {
+        while self.figures(names).await != wanted {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Asks until the status page has told so.
+    async fn until_told(&self, level: &str, text: &str, times: u64) {
+        let url = format!("http://{}/state", self.admin);
+        let wanted = |event: &Value| {
+            (&event["what"], &event["level"], &event["text"], &event["times"])
+                == (&"reload".into(), &level.into(), &text.into(), &times.into())
+        };
+        loop {
+            let answer = client().get(&url).send().await.unwrap().text().await.unwrap();
+            let state: Value = serde_json::from_str(&answer).unwrap();
+            if state["events"].as_array().unwrap().iter().any(wanted) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn metrics(&self) -> String {
         let url = format!("http://{}/metrics", self.admin);
         client().get(url).bearer_auth(KEY).send().await.unwrap().text().await.unwrap()
@@ -86,6 +120,13 @@ impl Site {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 }
+
+/// How often the configuration was read anew and refused, and whether it is stale.
+const RELOADS: [&str; 3] = [
+    "ringbearer_reloads_total{outcome=\"loaded\"}",
+    "ringbearer_reloads_total{outcome=\"refused\"}",
+    "ringbearer_configuration_stale",
+];
 
 const USUAL: &str = "listen = \"127.0.0.1:0\"\nworkers = 2\nreload_on_change = false";
 
@@ -168,6 +209,35 @@ async fn a_download_goes_on_through_a_reload_and_new_requests_do_not_wait_for_it
 }
 
 #[tokio::test]
+async fn traffic_is_counted_on_with_what_the_old_proxy_finishes() {
+    let site = Site::new().await;
+    let process = site.start().await;
+    let mut download = Wire::open(process.address()).await;
+    download.send(get(FILE)).await;
+    let head = download.answer_without_content().await;
+    assert_eq!(status(process.address(), "").await, 200);
+    let done = "ringbearer_requests_total{identity=\"test\",method=\"read\",status=\"2xx\"}";
+    let others = "ringbearer_requests_total{identity=\"another\",method=\"read\",status=\"2xx\"}";
+    let under_way = "ringbearer_requests_in_progress";
+    let accepted = "ringbearer_client_connections_accepted_total";
+    let open = "ringbearer_client_connections";
+    site.until([done, under_way, accepted], [2, 1, 2]).await;
+    // It comes before the other in every order.
+    site.configure(USUAL, "[identity.another]\njwt = \"sandbox-jwt\"\n");
+    assert_eq!(site.reload().await.0, 200);
+    assert_eq!(status(process.address(), "X-Ringbearer-Identity: test\r\n").await, 200);
+    let names = [done, others, under_way, accepted];
+    site.until(names, [3, 0, 1, 3]).await;
+    assert!(download.pour(&head, |_| {}).await);
+    drop(download);
+    site.until([under_way, open], [0, 0]).await;
+    assert_eq!(site.figures(names).await, [3, 0, 0, 3]);
+    site.configure(USUAL, "");
+    assert_eq!(site.reload().await.0, 200);
+    site.until([done, under_way, accepted], [3, 0, 3]).await;
+}
+
+#[tokio::test]
 async fn a_successor_has_no_more_room_for_clients_than_its_predecessor_leaves() {
     let site = Site::new().await;
     site.configure(&format!("{USUAL}\nmax_connections = 1"), "");
@@ -226,8 +296,13 @@ async fn what_is_wrong_is_told_and_changes_nothing() {
         assert_eq!(line["by"], "an operator");
         assert_eq!(status(process.address(), "").await, 200);
     }
+    assert_eq!(site.figures(RELOADS).await, [0, 2, 1]);
+    let refused = "the configuration was refused and the old one stays: the log says why";
+    site.until_told("error", refused, 2).await;
     site.configure(USUAL, "");
     assert_eq!(site.reload().await.0, 200);
+    assert_eq!(site.figures(RELOADS).await, [1, 2, 0]);
+    site.until_told("info", "the configuration was read anew and is in use", 1).await;
     assert_eq!(status(process.address(), "").await, 200);
     assert_eq!(site.sandbox.control().counts().token_requests, 1);
 }

@@ -232,6 +232,9 @@ const THREATS: &[Threat] = &[
         "admin::without_a_key_every_change_is_refused_and_the_cure_named",
         "audit::operators_changes_and_refusals_are_noted_and_looks_are_not",
         "src/admin/figures/tests/a_thousand_added_identities_have_as_many_series_as_a_hundred",
+        "metrics::a_hundred_thousand_paths_have_as_many_series_as_one",
+        "status_page::changes_are_made_from_the_page_with_the_key_only",
+        "status_page::the_page_comes_with_a_policy_and_other_pages_do_not_get_at_it",
     ]),
     (38, "Secrets get into logs, errors, figures or files", &[
         "canary::no_secret_leaves_by_text_logs_answers_commands_or_files",

@@ -108,6 +108,16 @@ impl Wire {
         Some(String::from_utf8(head[..end - 4].to_vec()).unwrap())
     }
 
+    /// The content of a request whose head has been read, and which tells its length.
+    pub(crate) async fn content(&mut self, head: &str) -> Vec<u8> {
+        let fields = lines(head);
+        let length = fields.iter().find(|(name, _)| name == "content-length").expect("it has one");
+        let mut content = Vec::new();
+        let length = length.1.parse().unwrap();
+        assert!(self.pour_some(length, &mut |piece: &[u8]| content.extend_from_slice(piece)).await);
+        content
+    }
+
     pub(crate) async fn answer_without_content(&mut self) -> Answer {
         let head = self.head().await.expect("an answer comes");
         let (line, fields) = head.split_once("\r\n").unwrap_or((&head, ""));

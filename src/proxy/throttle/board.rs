@@ -172,7 +172,11 @@ impl Board {
         if let (Group::Named(id), Some(remaining)) = (group, said.remaining())
             && let Some(place) = self.meters.get(identity.index())
         {
-            place.get_or_init(Box::default).remains(id.index(), remaining, now.unix_secs());
+            let figures = place.get_or_init(Box::default);
+            figures.remains(id.index(), remaining, now.unix_secs());
+            if let Some(Quota { limit, window, .. }) = said.quota() {
+                figures.is_limited(id.index(), limit, window.as_secs());
+            }
         }
         let refused = status == StatusCode::TOO_MANY_REQUESTS;
         let begun = refused.then(|| {
@@ -220,6 +224,19 @@ impl Board {
     /// The figures of all identities that can have none of their own.
     pub const fn other_figures(&self) -> &Throttling {
         &self.others
+    }
+
+    /// What this identity must not send now, and until when; no group stands for everything.
+    pub fn silences(
+        &self,
+        identity: IdentityNumber,
+        now: Timestamp,
+    ) -> Vec<(Option<Group>, Timestamp)> {
+        if self.ward(identity).until.load(Ordering::Acquire) <= now.unix_millis() {
+            return Vec::new();
+        }
+        let mut books = self.books(identity);
+        books.get_mut(&identity).map_or_else(Vec::new, |book| book.penalties.ends(now))
     }
 
     /// How it goes with what processes share, if they do.
