@@ -15,6 +15,7 @@ mod observer;
 mod page;
 mod readiness;
 pub mod reload;
+mod resource;
 mod state;
 
 use std::convert::Infallible;
@@ -23,6 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::select_all;
@@ -94,6 +96,8 @@ pub struct Instruments {
     pub audit: AuditLog,
     /// RingCentral's limits, if they are kept.
     pub limits: Option<Arc<Board>>,
+    /// Whether an operator wants requests to go elsewhere. A reload does not change that.
+    pub is_drained: Arc<AtomicBool>,
 }
 
 /// How far the end has come.

@@ -224,7 +224,7 @@ impl Service {
             clock: clock.clone(),
         };
         let server = Server::start(settings, &parts, passed, None)?;
-        let instruments = instruments(&parts, Arc::default(), limits.as_deref());
+        let instruments = instruments(&parts, limits.as_deref(), None);
         let (superior, orders) = reload::orders();
         let shown = instruments.clone();
         let start = |admin| Admin::start(admin, &identities, shown, clock, superior, passed, None);
@@ -283,8 +283,7 @@ impl Service {
             tracer,
             clock: clock.clone(),
         };
-        let reloads = Arc::clone(&self.instruments.configuration);
-        let instruments = instruments(&parts, reloads, limits.as_deref());
+        let instruments = instruments(&parts, limits.as_deref(), Some(&self.instruments));
         let keeping = Keeping::start(identities, memory, certificates, clock);
         match self.take_over(settings, &parts, &keeping, &instruments).await {
             Ok((server, admin, orders)) => Ok(Self {
@@ -459,15 +458,18 @@ async fn exported(exporting: Option<JoinHandle<()>>) {
 /// What is shown of a proxy with these `parts`.
 fn instruments(
     parts: &Parts,
-    configuration: Arc<Reloads>,
     limits: Option<&Lasting>,
+    predecessor: Option<&Instruments>,
 ) -> Instruments {
+    let lasting = predecessor.map(|it| (Arc::clone(&it.configuration), Arc::clone(&it.is_drained)));
+    let (configuration, is_drained) = lasting.unwrap_or_default();
     Instruments {
         counters: parts.counters.clone(),
         certificates: parts.certificates.as_ref().map(|it| Arc::clone(it.reloads())),
         configuration,
         audit: parts.audit.clone(),
         limits: limits.map(|it| Arc::clone(it.board())),
+        is_drained,
     }
 }
 

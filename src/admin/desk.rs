@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +24,9 @@ use super::figures;
 use super::health::{Health, Seen};
 use super::observer::{self, Observer};
 use super::page;
-use super::readiness::{Member, Report, judge, serves};
+use super::readiness::{Intake, Member, Report, judge, serves};
 use super::reload::Superior;
+use super::resource::Resource;
 use super::{Instruments, Phase};
 use crate::audit::{self, Decision};
 use crate::clock::Clock;
@@ -61,50 +63,6 @@ pub(super) struct Desk {
 }
 
 type Answer = Result<Response<Full<Bytes>>, AdminError>;
-
-/// What a path stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Resource {
-    Page,
-    State,
-    Health,
-    Readiness,
-    Metrics,
-    Identities,
-    Identity(String),
-    Renewal(String),
-    Reload,
-}
-
-impl Resource {
-    fn of(path: &str) -> Option<Self> {
-        let mut parts = path.strip_prefix('/')?.split('/');
-        let resource = match (parts.next()?, parts.next(), parts.next()) {
-            ("", None, _) => Self::Page,
-            ("state", None, _) => Self::State,
-            ("healthz", None, _) => Self::Health,
-            ("readyz", None, _) => Self::Readiness,
-            ("metrics", None, _) => Self::Metrics,
-            ("reload", None, _) => Self::Reload,
-            ("identities", None, _) => Self::Identities,
-            ("identities", Some(name), None) => Self::Identity(name.to_owned()),
-            ("identities", Some(name), Some("renew")) => Self::Renewal(name.to_owned()),
-            _ => return None,
-        };
-        parts.next().is_none().then_some(resource)
-    }
-
-    const fn methods(&self) -> &'static str {
-        match self {
-            Self::Page | Self::State | Self::Health | Self::Readiness | Self::Metrics => {
-                "GET, HEAD"
-            }
-            Self::Identities => "GET, HEAD, POST",
-            Self::Identity(_) => "GET, HEAD, DELETE",
-            Self::Renewal(_) | Self::Reload => "POST",
-        }
-    }
-}
 
 impl Desk {
     pub(super) fn new(
@@ -222,6 +180,7 @@ impl Desk {
             Resource::Identity(name) => self.remove(&name).await,
             Resource::Renewal(name) => self.renew(&name).await,
             Resource::Reload => self.reload().await,
+            Resource::Drain => Ok(self.drain(head.method == Method::POST)),
         }
     }
 
@@ -232,6 +191,22 @@ impl Desk {
             Some(Err(why)) => Err(AdminError::NotReloaded(why)),
             None => Err(AdminError::NoReload),
         }
+    }
+
+    /// Asks not to be sent requests any more, or to be sent some again. Those that come are served.
+    fn drain(&self, begins: bool) -> Response<Full<Bytes>> {
+        let was = self.instruments.is_drained.swap(begins, Ordering::Relaxed);
+        let status = if begins { "drained" } else { "serving" };
+        if was != begins {
+            let text = if begins {
+                "an operator has drained this proxy: /readyz answers 503, requests are served"
+            } else {
+                "an operator has put this proxy back into service"
+            };
+            info!("{text}");
+            self.observer.operated(None, text, &self.clock);
+        }
+        json_answer(StatusCode::OK, &json!({ "status": status }))
     }
 
     async fn readiness(&self) -> Response<Full<Bytes>> {
@@ -247,8 +222,14 @@ impl Desk {
             let note = status.dying.map(|dying| dying.of(keeper.name()).to_string());
             Member { name: keeper.name().to_owned(), trouble, note }
         });
-        let draining = *self.phase.borrow() != Phase::Serving;
-        judge(draining, store.fault.as_deref(), &members.collect::<Vec<_>>())
+        let intake = match *self.phase.borrow() {
+            Phase::Serving if self.instruments.is_drained.load(Ordering::Relaxed) => {
+                Intake::Drained
+            }
+            Phase::Serving => Intake::Open,
+            Phase::Draining | Phase::Ended => Intake::Ending,
+        };
+        judge(intake, store.fault.as_deref(), &members.collect::<Vec<_>>())
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
@@ -331,7 +312,7 @@ impl Desk {
         };
         let there = self.in_time(there).await?;
         info!(identity = name, application, with, "an operator has added this identity");
-        self.observer.operated(&name, "an operator has added this identity", &self.clock);
+        self.observer.operated(Some(&name), "an operator has added this identity", &self.clock);
         self.show(&name, if there { StatusCode::OK } else { StatusCode::CREATED }).await
     }
 
@@ -349,7 +330,7 @@ impl Desk {
             return Err(AdminError::NoIdentity);
         }
         info!(identity = name, "an operator has removed this identity");
-        self.observer.operated(name, "an operator has removed this identity", &self.clock);
+        self.observer.operated(Some(name), "an operator has removed this identity", &self.clock);
         Ok(json_answer(StatusCode::OK, &json!({ "name": name, "removed": true })))
     }
 
@@ -361,7 +342,7 @@ impl Desk {
             }
         };
         info!(identity = name, "an operator has ordered a renewal");
-        self.observer.operated(name, "an operator has ordered a renewal", &self.clock);
+        self.observer.operated(Some(name), "an operator has ordered a renewal", &self.clock);
         let keeper = self.identities.keeper(id);
         tokio::select! {
             biased;
@@ -424,30 +405,6 @@ fn range(query: &str) -> Option<Range> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_resources_to_the_letter() {
-        let identity = |name: &str| Some(Resource::Identity(name.into()));
-        for (path, expected) in [
-            ("/healthz", Some(Resource::Health)),
-            ("/readyz", Some(Resource::Readiness)),
-            ("/metrics", Some(Resource::Metrics)),
-            ("/identities", Some(Resource::Identities)),
-            ("/identities/sales", identity("sales")),
-            ("/identities/", identity("")),
-            ("/identities/sales/renew", Some(Resource::Renewal("sales".into()))),
-            ("/identities/sales/renew/", None),
-            ("/identities/sales/revoke", None),
-            ("/healthz/", None),
-            ("/", Some(Resource::Page)),
-            ("//", None),
-            ("/state", Some(Resource::State)),
-            ("*", None),
-            ("/Healthz", None),
-        ] {
-            assert_eq!(Resource::of(path), expected, "{path}");
-        }
-    }
 
     #[test]
     fn a_range_is_bounded_and_a_typo_in_it_is_refused() {

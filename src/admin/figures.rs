@@ -249,8 +249,8 @@ mod tests {
     }
 
     fn instruments(counters: Counters) -> Instruments {
-        let (certificates, configuration, audit, limits) = Default::default();
-        Instruments { counters, certificates, configuration, audit, limits }
+        let (certificates, configuration, audit, limits, is_drained) = Default::default();
+        Instruments { counters, certificates, configuration, audit, limits, is_drained }
     }
 
     fn figures(identities: &Arc<Identities>) -> String {

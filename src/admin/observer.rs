@@ -152,10 +152,10 @@ impl Observer {
         memory.look_at_traffic(instruments.counters.traffic.totals(), now);
     }
 
-    /// An operator has done something.
-    pub(super) fn operated(&self, identity: &str, text: &str, clock: &Clock) {
+    /// An operator has done something, to one identity or to the whole.
+    pub(super) fn operated(&self, identity: Option<&str>, text: &str, clock: &Clock) {
         let at = Moment(clock.now());
-        let (identity, text) = (Some(identity.to_owned()), text.to_owned());
+        let (identity, text) = (identity.map(str::to_owned), text.to_owned());
         let event = Event { at, level: Level::Info, what: "operator", identity, text, times: 1 };
         self.memory().tell(event);
     }

@@ -51,12 +51,26 @@ pub(super) fn serves(keeper: &KeeperStatus) -> bool {
     }
 }
 
+/// Whether new requests are welcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intake {
+    Open,
+    /// An operator wants them to go elsewhere.
+    Drained,
+    Ending,
+}
+
 /// `store` is why the store does not answer, if it does not.
-pub(super) fn judge(draining: bool, store: Option<&str>, members: &[Member]) -> Report {
+pub(super) fn judge(intake: Intake, store: Option<&str>, members: &[Member]) -> Report {
     let troubled: Vec<_> = members.iter().filter(|member| member.trouble.is_some()).collect();
     let mut reasons = Vec::new();
-    if draining {
-        reasons.push("this proxy is ending: it takes no new work".to_owned());
+    match intake {
+        Intake::Open => {}
+        Intake::Drained => reasons.push(
+            "an operator has drained this proxy: DELETE /drain puts it back into service"
+                .to_owned(),
+        ),
+        Intake::Ending => reasons.push("this proxy is ending: it takes no new work".to_owned()),
     }
     if let Some(fault) = store {
         reasons.push(format!("store: {fault}; tokens that live are used to their end meanwhile"));
@@ -69,7 +83,7 @@ pub(super) fn judge(draining: bool, store: Option<&str>, members: &[Member]) -> 
         reasons.push(format!("and {more} more identities: see /identities"));
     }
     let status = match () {
-        () if draining || troubled.len() == members.len() => Status::Unready,
+        () if intake != Intake::Open || troubled.len() == members.len() => Status::Unready,
         () if reasons.is_empty() => Status::Ready,
         () => Status::Degraded,
     };
@@ -115,15 +129,15 @@ mod tests {
         Member { name: name.into(), trouble: trouble.map(str::to_owned), note: None }
     }
 
-    fn content(draining: bool, store: Option<&str>, members: &[Member]) -> (u16, Value) {
-        let report = judge(draining, store, members);
+    fn content(intake: Intake, store: Option<&str>, members: &[Member]) -> (u16, Value) {
+        let report = judge(intake, store, members);
         (report.code().as_u16(), report.content())
     }
 
     #[test]
     fn ready_says_no_more_than_that() {
         let fine = [member("a", None), member("b", None)];
-        assert_eq!(content(false, None, &fine), (200, json!({"status": "ready"})));
+        assert_eq!(content(Intake::Open, None, &fine), (200, json!({"status": "ready"})));
     }
 
     #[test]
@@ -131,12 +145,12 @@ mod tests {
         let one = [member("a", None), member("b", Some("log in again"))];
         let reasons = json!(["identity b: log in again"]);
         assert_eq!(
-            content(false, None, &one),
+            content(Intake::Open, None, &one),
             (200, json!({"status": "degraded", "reasons": reasons}))
         );
         let meanwhile = "tokens that live are used to their end meanwhile";
         assert_eq!(
-            content(false, Some("check the disk"), &[member("a", None)]),
+            content(Intake::Open, Some("check the disk"), &[member("a", None)]),
             (
                 200,
                 json!({
@@ -148,14 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn no_identity_or_the_end_is_unready() {
+    fn no_identity_or_an_operator_or_the_end_is_unready() {
         let all = [member("a", Some("x")), member("b", Some("y"))];
         let reasons = json!(["identity a: x", "identity b: y"]);
         assert_eq!(
-            content(false, None, &all),
+            content(Intake::Open, None, &all),
             (503, json!({"status": "unready", "reasons": reasons}))
         );
-        let (code, ending) = content(true, None, &[member("a", None)]);
+        let (code, drained) = content(Intake::Drained, None, &[member("a", None)]);
+        let reason = "an operator has drained this proxy: DELETE /drain puts it back into service";
+        assert_eq!((code, drained), (503, json!({"status": "unready", "reasons": [reason]})));
+        let (code, ending) = content(Intake::Ending, None, &[member("a", None)]);
         assert_eq!(
             (code, ending),
             (
@@ -169,12 +186,12 @@ mod tests {
     fn many_reasons_are_counted_and_notes_degrade_nothing() {
         let mut members: Vec<_> = (0..50).map(|n| member(&format!("n{n}"), Some("x"))).collect();
         members.push(member("fine", None));
-        let report = judge(false, None, &members);
+        let report = judge(Intake::Open, None, &members);
         assert_eq!((report.status, report.reasons.len()), (Status::Degraded, 21));
         assert_eq!(report.reasons[20], "and 30 more identities: see /identities");
         let noted = Member { note: Some("dies in 5 h".into()), ..member("a", None) };
         assert_eq!(
-            content(false, None, &[noted]),
+            content(Intake::Open, None, &[noted]),
             (200, json!({"status": "ready", "notes": ["dies in 5 h"]}))
         );
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::exposition;
 use crate::redis_server::RedisServer;
 use crate::support::{ECHO, Environment, REFRESH_IDENTITY, Wishes, settle};
+use crate::throttle_reload::reload_and_end;
 
 const KEY: &str = "the-key-of-the-tests";
 const SECOND: Duration = Duration::from_secs(1);
@@ -54,6 +55,47 @@ async fn answer(response: Response) -> (u16, Value) {
         assert_eq!(content["message"], content["errors"][0]["message"]);
     }
     (status, content)
+}
+
+#[tokio::test]
+async fn a_drained_proxy_is_unready_and_serves_until_it_is_put_back() {
+    let mut environment = environment().await;
+    environment.rest().await;
+    let request = environment.admin(Method::POST, "/drain");
+    assert_eq!(request.send().await.unwrap().status(), 401, "without the key");
+    let refused = environment.admin(Method::GET, "/drain").send().await.unwrap();
+    assert_eq!(refused.status(), 405);
+    assert_eq!(refused.headers()["allow"], "POST, DELETE");
+    assert_eq!(environment.look("/readyz").await.0, 200);
+    let drained = (200, json!({"status": "drained"}));
+    for _ in 0..2 {
+        assert_eq!(environment.change(Method::POST, "/drain", Value::Null).await, drained);
+    }
+    let why = "an operator has drained this proxy: DELETE /drain puts it back into service";
+    let unready = (503, json!({"status": "unready", "reasons": [why]}));
+    assert_eq!(environment.look("/readyz").await, unready);
+    let (_, state) = environment.look("/state").await;
+    let event = &state["events"][0];
+    let begun = "an operator has drained this proxy: /readyz answers 503, requests are served";
+    assert_eq!((&event["text"], &event["times"]), (&begun.into(), &1.into()));
+    assert_eq!(environment.look("/healthz").await.0, 200, "it lives");
+    let answer = environment.client.get(environment.url(ECHO)).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "it serves");
+    let settings = environment.settings().clone();
+    reload_and_end(&mut environment, &settings).await;
+    assert_eq!(environment.look("/readyz").await, unready, "after a reload");
+    let answer = environment.client.get(environment.url(ECHO)).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "it serves");
+    let serving = (200, json!({"status": "serving"}));
+    assert_eq!(environment.change(Method::DELETE, "/drain", Value::Null).await, serving);
+    assert_eq!(environment.look("/readyz").await, (200, json!({"status": "ready"})));
+    let (_, state) = environment.look("/state").await;
+    let told = |text: &str| {
+        let events = state["events"].as_array().unwrap();
+        events.iter().filter(|it| it["text"] == text && it["identity"].is_null()).count()
+    };
+    assert_eq!(told("an operator has put this proxy back into service"), 1, "{state:#}");
+    environment.finish().await;
 }
 
 #[tokio::test]

@@ -236,9 +236,14 @@ impl Environment {
     /// Lets time pass until it is so, within `seconds`; a busy machine may need more of them.
     pub(crate) async fn pass_until(&self, seconds: u64, wanted: impl Fn(&KeeperStatus) -> bool) {
         for _ in 0..seconds {
-            for _ in 0..100 {
-                if wanted(&self.status()) {
+            // Time must not outrun a renewal under way, nor stand still for one that waits for its turn.
+            for round in 0..5000 {
+                let status = self.status();
+                if wanted(&status) {
                     return;
+                }
+                if round >= 100 && status.state != Standing::Renewing {
+                    break;
                 }
                 settle().await;
             }

@@ -18,8 +18,8 @@ async fn reload(environment: &mut Environment, settings: &Settings) -> Service {
     old
 }
 
-/// The same, and the old one ends.
-async fn reload_and_end(environment: &mut Environment, settings: &Settings) {
+/// Reads `settings` anew and returns when the old proxy has ended.
+pub(crate) async fn reload_and_end(environment: &mut Environment, settings: &Settings) {
     let old = reload(environment, settings).await;
     let mut ended = std::pin::pin!(old.retire(ready(())));
     // The end takes time.
