@@ -96,7 +96,7 @@
 //! | [`upstream`] | connections to RingCentral: a pool per worker thread; `patience`, PURE: who is late when no answer comes; `line`, what wakes a connection |
 //! | `upstream::pool`, `upstream::places` | what is kept and how many there may be; `socket`, those that change their protocol |
 //! | `upstream::connect`, `upstream::tls`, `upstream::key_log` | how a connection comes about |
-//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening` and `answering` keep clients within their limits |
+//! | [`server`] | sockets in, opened here or passed by a service manager; a runtime per core, graceful end; `server::tls` reads certificates anew when they change; `places`, `opening`, `answering` and `seated` keep clients within their limits |
 //! | `server::listen`, `server::activation`, `server::arrival` | sockets opened, sockets passed, and who has come in by them |
 //! | `server::worker`, `server::connection` | one thread, one client; `server::patience`, how long each may take |
 //! | `server::subject` | PURE: the names in a client's certificate |

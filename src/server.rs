@@ -19,6 +19,7 @@ mod listen;
 mod opening;
 mod patience;
 mod places;
+mod seated;
 mod subject;
 mod tls;
 mod worker;

@@ -193,6 +193,8 @@ pub(super) struct Serving<C> {
     opening: Option<Box<Opening>>,
     /// Whether answers are taken.
     taking: Watch,
+    /// Whether what has left them is.
+    flushing: Watch,
     idle: Deadline,
     idle_timeout: Duration,
     patience: Patience,
@@ -202,8 +204,9 @@ pub(super) struct Serving<C> {
 }
 
 /// How a connection has come to know that the server is draining.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Farewell {
+    #[default]
     Not,
     /// It has had no request yet: hyper would close it though one may be on its way.
     Awaiting,
@@ -270,7 +273,7 @@ impl<C: Drainable> Serving<C> {
         connections: Connections,
     ) -> Self {
         activity.tally.accepted.add(1);
-        let (taking, key, farewell) = (Watch::default(), None, Farewell::Not);
+        let (taking, flushing, key, farewell) = Default::default();
         let idle_timeout = connections.rules().idle_timeout;
         let idle = connections.0.timers.deadline(idle_timeout);
         Self {
@@ -278,6 +281,7 @@ impl<C: Drainable> Serving<C> {
             activity,
             opening,
             taking,
+            flushing,
             idle,
             idle_timeout,
             patience,
@@ -320,13 +324,21 @@ impl<C: Drainable> Serving<C> {
         }
     }
 
+    /// Either may stand still alone: an answer that waits for the window of its stream, and the end of
+    /// one that waits for the socket.
     fn takes_too_slowly(&mut self, cx: &Context<'_>) -> bool {
-        if self.activity.owed.get() == 0 {
-            self.taking.rest();
-            return false;
-        }
-        let Shared { timers, rules, .. } = &*self.connections.0;
-        self.taking.poll(timers, rules.pace, self.activity.given.get(), cx).is_ready()
+        let (activity, pace) = (&self.activity, self.connections.rules().pace);
+        let asked_for = (activity.owed.get() > 0).then(|| activity.given.get());
+        let taken = activity.post.outlet.backed_up_at();
+        let timers = &self.connections.0.timers;
+        let is_late = |watch: &mut Watch, progress: Option<u64>| {
+            let Some(progress) = progress else {
+                watch.rest();
+                return false;
+            };
+            watch.poll(timers, pace, progress, cx).is_ready()
+        };
+        is_late(&mut self.taking, asked_for) || is_late(&mut self.flushing, taken)
     }
 
     fn has_idled_out(&mut self, cx: &Context<'_>) -> bool {
@@ -393,6 +405,9 @@ impl<C: Drainable> Future for Serving<C> {
                 None => Poll::Pending,
                 Some(limit) => {
                     self.connections.rules().meters.count(limit);
+                    if limit == Limit::AnswerStall {
+                        self.activity.post.outlet.cut();
+                    }
                     tracing::debug!(limit = limit.as_str(), "client connection ended");
                     Poll::Ready(())
                 }

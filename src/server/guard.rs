@@ -21,6 +21,7 @@ use http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::framing::{Framing, Stage, Verdict};
+use super::seated::Outlet;
 use crate::proxy::malformed::{Malformed, MalformedCounts};
 
 /// In place of a head that is refused. No other that says HTTP/1.1 and has no `Host` gets past a guard.
@@ -48,7 +49,7 @@ pub(super) enum Waits {
     Late,
 }
 
-/// Notes between a guard and the tasks that serve its connection. All on one thread, but hyper wants
+/// Notes between a connection's guard, its stream and the tasks that serve it. All on one thread, but hyper wants
 /// what it may hand on to be [`Send`].
 #[derive(Debug, Default)]
 pub(super) struct Post {
@@ -62,6 +63,8 @@ pub(super) struct Post {
     switched: AtomicBool,
     /// Whether the client has been given up.
     is_late: AtomicBool,
+    /// What the stream beneath has to tell.
+    pub(super) outlet: Outlet,
 }
 
 /// What a request is to its connection.

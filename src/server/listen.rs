@@ -15,6 +15,11 @@ use crate::socket_file::{SharedSocket, SocketError};
 /// Connections that the kernel may hold while a worker is busy.
 const BACKLOG: i32 = 4096;
 
+/// What the kernel may keep of an answer that it has not sent. By itself it keeps megabytes, for each
+/// client that takes nothing, too; what is on its way to a client that takes it does not count.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -99,6 +104,7 @@ impl Sockets {
             // One that nobody listened to would keep its share of the connections for itself.
             for (turn, listener) in bound.listeners.iter().enumerate() {
                 let listener = listener.try_clone().map_err(failed(bound.chosen))?;
+                hold_back(&listener).map_err(failed(bound.chosen))?;
                 per_worker[turn % workers].push((index, Listener::Tcp(listener)));
             }
         }
@@ -164,6 +170,16 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Has the kernel keep no more than [`UNSENT`], where it can be told: connections take it from their
+/// listener.
+fn hold_back(listener: &TcpListener) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(listener).set_tcp_notsent_lowat(UNSENT)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +208,22 @@ mod tests {
         let sockets = bound(&[ANY.parse().unwrap()], None).unwrap();
         let port = sockets.addresses()[0].port();
         assert_eq!(ports(&sockets, TWO), [[port], [port]]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn connections_keep_little_that_is_not_sent() {
+        let sockets = bound(&[ANY.parse().unwrap()], None).unwrap();
+        let one_worker = sockets.per_worker(NonZeroUsize::MIN).unwrap().pop().unwrap();
+        let address = sockets.addresses()[0];
+        // Which of the two listeners has it, the kernel chooses.
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let connection = one_worker.iter().find_map(|(_, listener)| match listener {
+            Listener::Tcp(listener) => listener.accept().ok(),
+            Listener::Unix(_) => None,
+        });
+        let (connection, _) = connection.expect("a client has connected");
+        assert_eq!(socket2::SockRef::from(&connection).tcp_notsent_lowat().unwrap(), UNSENT);
     }
 
     #[test]

@@ -29,10 +29,11 @@ use super::answering::Answering;
 use super::arrival::{self, Arrival, Listener};
 use super::connection::{Activity, Busy, Connections, Drainable, Rules, Serving};
 use super::framing::Framing;
-use super::guard::{Guard, Standing};
+use super::guard::{Guard, Post, Standing};
 use super::opening::Opening;
 use super::patience::Patience;
-use super::places::{Places, Seated, turn_away};
+use super::places::{Places, turn_away};
+use super::seated::Seated;
 use super::tls::InboundCertificates;
 use crate::clock::Clock;
 use crate::metrics::limits::{Limit, Meters};
@@ -271,7 +272,7 @@ impl Worker {
     }
 
     fn take(self: &Rc<Self>, arrival: Arrival, entry: Entry) {
-        let place = self.places.take();
+        let (place, post) = (self.places.take(), Arc::<Post>::default());
         let (stream, place, peer) = match (arrival, place) {
             (Arrival::Tcp(stream, peer), Some(place)) => (stream, place, peer),
             (Arrival::Tcp(stream, _), None) => {
@@ -279,7 +280,8 @@ impl Worker {
             }
             (Arrival::Unix(stream), Some(place)) => {
                 let entry = arrival::from_socket(entry, &stream, &self.admission);
-                return self.talk(Seated::new(stream, place), entry);
+                let stream = Seated::new(stream, place, Arc::clone(&post));
+                return self.talk(stream, post, entry);
             }
             (Arrival::Unix(_), None) => return,
         };
@@ -287,25 +289,25 @@ impl Worker {
             tracing::debug!(%error, %peer, "nodelay refused");
         }
         let entry = Entry { peer: Some(peer), ..entry };
-        let stream = Seated::new(stream, place);
+        let stream = Seated::new(stream, place, Arc::clone(&post));
         match &self.inbound_tls {
             None => {
                 let entry = arrival::from_address(entry, peer, &self.admission);
-                self.talk(stream, entry);
+                self.talk(stream, post, entry);
             }
             Some(tls) => {
                 let tls = tls.acceptor();
-                self.entertain(Rc::clone(self).shake_hands(tls, stream, peer, entry));
+                self.entertain(Rc::clone(self).shake_hands(tls, stream, post, peer, entry));
             }
         }
     }
 
     /// Clear text.
-    fn talk<I: Io>(self: &Rc<Self>, io: I, entry: Entry) {
+    fn talk<I: Io>(self: &Rc<Self>, io: I, post: Arc<Post>, entry: Entry) {
         if self.h2c {
-            self.entertain(self.either(io, entry));
+            self.entertain(self.either(io, post, entry));
         } else {
-            self.entertain(self.h1(io, entry));
+            self.entertain(self.h1(io, post, entry));
         }
     }
 
@@ -321,6 +323,7 @@ impl Worker {
         self: Rc<Self>,
         tls: TlsAcceptor,
         stream: Seated<TcpStream>,
+        post: Arc<Post>,
         peer: SocketAddr,
         entry: Entry,
     ) {
@@ -330,9 +333,9 @@ impl Worker {
                 let tls = io.get_ref().1;
                 let entry = arrival::from_tls(entry, peer, tls, &self.admission);
                 if tls.alpn_protocol() == Some(b"h2") {
-                    self.h2(io, entry).await;
+                    self.h2(io, post, entry).await;
                 } else {
-                    self.h1(io, entry).await;
+                    self.h1(io, post, entry).await;
                 }
             }
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
@@ -343,16 +346,26 @@ impl Worker {
         }
     }
 
-    fn h1<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let (io, activity) = self.guarded(io, Framing::http1());
+    fn h1<I: Io>(
+        self: &Rc<Self>,
+        io: I,
+        post: Arc<Post>,
+        entry: Entry,
+    ) -> impl Future<Output = ()> + use<I> {
+        let (io, activity) = self.guarded(io, post, Framing::http1());
         let service = self.service(&activity, entry);
         let mut builder = http1::Builder::new();
         let connection = builder.max_buf_size(BUFFER).serve_connection(io, service);
         self.serving(Box::pin(connection.with_upgrades()), activity, None)
     }
 
-    fn h2<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let activity = Activity::new(&self.tally, Arc::default());
+    fn h2<I: Io>(
+        self: &Rc<Self>,
+        io: I,
+        post: Arc<Post>,
+        entry: Entry,
+    ) -> impl Future<Output = ()> + use<I> {
+        let activity = Activity::new(&self.tally, post);
         let service = self.service(&activity, entry);
         let (opening, io) = Opening::of(io);
         let limits = self.http2;
@@ -370,8 +383,13 @@ impl Worker {
     }
 
     /// Clear text, HTTP/1.1 or HTTP/2 by prior knowledge.
-    fn either<I: Io>(self: &Rc<Self>, io: I, entry: Entry) -> impl Future<Output = ()> + use<I> {
-        let (io, activity) = self.guarded(io, Framing::either());
+    fn either<I: Io>(
+        self: &Rc<Self>,
+        io: I,
+        post: Arc<Post>,
+        entry: Entry,
+    ) -> impl Future<Output = ()> + use<I> {
+        let (io, activity) = self.guarded(io, post, Framing::either());
         let service = self.service(&activity, entry);
         let (limits, mut builder) = (self.http2, auto::Builder::new(LocalExecutor));
         builder.http1().max_buf_size(BUFFER);
@@ -388,8 +406,12 @@ impl Worker {
         self.serving(Box::pin(connection.into_owned()), activity, None)
     }
 
-    fn guarded<I>(&self, io: I, framing: Framing) -> (TokioIo<Guard<I>>, Rc<Activity>) {
-        let post = Arc::default();
+    fn guarded<I>(
+        &self,
+        io: I,
+        post: Arc<Post>,
+        framing: Framing,
+    ) -> (TokioIo<Guard<I>>, Rc<Activity>) {
         let guard = Guard::new(io, framing, Arc::clone(&post), Arc::clone(&self.malformed));
         (TokioIo::new(guard), Activity::new(&self.tally, post))
     }

@@ -153,7 +153,9 @@ where
 
     /// The freshest of those that are kept.
     fn spare(&self) -> Option<Line<B>> {
-        self.idle.borrow_mut().pop().map(|idle| idle.line)
+        let line = self.idle.borrow_mut().pop()?.line;
+        self.rules.tally.idle.sub(1);
+        Some(line)
     }
 
     async fn handshake_h1(&self, io: impl Io, place: Place) -> Result<Sender<B>, ConnectError> {

@@ -11,7 +11,8 @@ use crate::program::Program;
 use crate::support::{ECHO, sends};
 use crate::wire::{Wire, get};
 
-const CAP_KIB: u64 = 32 * 1024;
+/// So many of the uploads fit into the memory for replays.
+const FIT: usize = 8;
 /// What the buffers of one connection on either side of the proxy may hold.
 const BUFFERS_KIB: u64 = 2 * 1024;
 
@@ -27,7 +28,7 @@ async fn uploads_that_are_refused_together_stay_within_the_memory_for_replays() 
     let rules = Rules { log_capacity: 10 * uploads, ..Rules::unlimited() };
     let options = SandboxOptions { rules, ..SandboxOptions::default() };
     let sandbox = Sandbox::start(options).await.unwrap();
-    let limits = format!("max_replay_bytes = \"{bytes}B\"\nreplay_memory = \"32MiB\"");
+    let limits = format!("max_replay_bytes = \"{bytes}B\"\nreplay_memory = \"{}B\"", FIT * bytes);
     let program = Program::start(&sandbox, &limits, &[]).await;
     assert_eq!(Wire::open(program.address).await.ask(get(ECHO)).await.status, 200);
     let before = program.peak_memory();
@@ -67,8 +68,8 @@ async fn uploads_that_are_refused_together_stay_within_the_memory_for_replays() 
     }
     let kept = outcomes.get(&(200, Some("yes".to_owned()))).copied().unwrap_or_default();
     assert!(kept > 0, "{outcomes:?}");
-    let buffers = BUFFERS_KIB * uploads as u64;
-    assert!(growth < CAP_KIB + buffers, "{growth} KiB more: {outcomes:?}");
+    let (cap, buffers) = ((FIT * bytes / 1024) as u64, BUFFERS_KIB * uploads as u64);
+    assert!(growth < cap + buffers, "{growth} KiB more: {outcomes:?}");
     if std::env::var_os("RINGBEARER_UPLOADS").is_some() {
         #[allow(clippy::print_stderr, reason = "whoever asks for a number wants to read it")]
         {
