@@ -370,6 +370,9 @@ impl From<keys::Misfit> for Problem {
             [table, _] if misfit.should_be_table && table != "proxy" => {
                 Self::NameMissing { path, table: table.clone() }
             }
+            [table] if misfit.should_be_table && keys::NAMED.contains(&table.as_str()) => {
+                Self::NameMissing { path, table: table.clone() }
+            }
             _ if misfit.should_be_table => {
                 Self::WrongValue { path, expected: "a table".to_owned() }
             }

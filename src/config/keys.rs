@@ -16,7 +16,7 @@ use super::{
 const NAME: &str = "*";
 
 /// The tables whose entries have names.
-const NAMED: [&str; 4] = ["host", "application", "identity", "client"];
+pub(super) const NAMED: [&str; 4] = ["host", "application", "identity", "client"];
 
 /// Every table with its keys.
 pub(crate) fn tables() -> Vec<(&'static [&'static str], &'static [&'static str])> {

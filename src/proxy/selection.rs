@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, Uri};
 use zeroize::Zeroizing;
 
 use super::facade::pass::Pass;
-use super::headers::Found;
+use super::headers::{Found, IDENTITY_FIELD};
 use super::peers::{Caller, Peers};
 use super::routes::AS;
 use super::throttle::queue::Caller as Line;
@@ -310,15 +310,17 @@ impl Bound {
 
 /// The identity that the listener, the path or the field names, on which they have to agree.
 fn named(asked: Asked<'_>) -> Result<Option<Cow<'_, str>>, Denied> {
-    let field = asked.found.identity(asked.fields);
-    let field = field.map(|name| String::from_utf8_lossy(name.as_bytes()));
+    // Every line: a gateway may have added its own to one that the client has sent.
+    let lines = asked.found.identity(asked.fields).map(|_| asked.fields.get_all(IDENTITY_FIELD));
+    let lines = lines.into_iter().flatten().map(|name| String::from_utf8_lossy(name.as_bytes()));
     let mut chosen = asked.fixed.map(Cow::Borrowed);
-    for name in [asked.path.map(Cow::Borrowed), field].into_iter().flatten() {
+    for name in asked.path.map(Cow::Borrowed).into_iter().chain(lines) {
         match chosen {
             Some(other) if other != name => {
                 let who = match asked.fixed {
                     Some(fixed) => format!("whoever comes in where \"{fixed}\" listens"),
-                    None => format!("whoever calls under {AS}{other}/"),
+                    None if asked.path.is_some() => format!("whoever calls under {AS}{other}/"),
+                    None => format!("whoever also names \"{other}\""),
                 };
                 return Err(Denied::NotBound { who, identity: name.into_owned() });
             }
@@ -443,6 +445,10 @@ mod tests {
         assert_eq!(chosen(None, &[("host", "hr.test:8080")]), "hr");
         assert_eq!(chosen(None, &[host, field]), "hr");
         assert_eq!(chosen(Some("support"), &[host]), "support");
+        assert_eq!(chosen(None, &[field, field]), "hr", "the same twice");
+        let two = [field, ("x-ringbearer-identity", "sales")];
+        let denied = choose(&open(), None, &two).unwrap_err().to_string();
+        assert_eq!(denied, "whoever also names \"hr\" may not call as identity \"sales\"");
         let denied = choose(&open(), Some("support"), &[field]).unwrap_err().to_string();
         assert_eq!(
             denied,

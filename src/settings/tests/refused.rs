@@ -10,6 +10,10 @@ const APPENDED: &[(&str, &str)] = &[
     ("[proxy]\ntls = ['a.pem', 'b.pem']", "configuration: line 8: `proxy.tls` needs a table"),
     ("[[log]]", "configuration: line 7: `log` needs a table"),
     (
+        "[[client]]\nallow = ['GET *']",
+        "configuration: line 7: `client` has to stand in a table with a name of your choice, as in [client.NAME]",
+    ),
+    (
         "[log]\n\"fil\\u001bter\" = 'x'",
         "configuration: line 8: unknown key `log.fil\\u{1b}ter`: did you mean `filter`?",
     ),
