@@ -24,8 +24,7 @@ const PEACE: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(10);
 
 const ECHO: &str = "/restapi/v1.0/sandbox/echo";
-/// Like a recording of minutes; what a larger one costs at once, the stand-in pays on the same machine.
-const FILE: &str = "/restapi/v1.0/account/~/extension/~/message-store/1/content/2?size=1000000";
+const FILE: &str = "/restapi/v1.0/account/~/extension/~/message-store/1/content/2?size=100000000";
 
 /// What an attacker sends at once, and what it adds every second.
 struct Kind {
