@@ -241,8 +241,9 @@ impl ProxyError {
             Self::IdentityNotRead(_) => {
                 "the store cannot say whether there is an identity that a request named".to_owned()
             }
-            Self::Denied(Denied::NotBound { who, .. }) => {
-                format!("{who} may not call as the identity that it named")
+            // Who it is may be said by a path or a field of the client's.
+            Self::Denied(Denied::NotBound { .. }) => {
+                "a request named an identity that its caller may not call as".to_owned()
             }
             _ => self.to_string(),
         }
@@ -362,6 +363,20 @@ mod tests {
     use super::*;
     use crate::policy::{Named, Oddity, Source};
     use crate::proxy::access::Endpoint;
+
+    #[test]
+    fn what_operators_are_told_in_its_own_words_has_nothing_of_the_clients() {
+        let (who, identity) = ("whoever also names \"canary\"".to_owned(), "canary".to_owned());
+        for error in [
+            ProxyError::Denied(Denied::NotBound { who, identity: identity.clone() }),
+            ProxyError::UnknownIdentity(identity),
+        ] {
+            assert!(error.to_string().contains("canary"), "the client itself is told");
+            let told = error.in_own_words();
+            assert!(told.starts_with("a request named an identity"), "{told}");
+            assert!(!told.contains("canary"), "{told}");
+        }
+    }
 
     #[test]
     fn a_refusal_has_ringcentrals_shape_and_says_who_answered() {
